@@ -1,0 +1,23 @@
+"""Hyper-connections for PyTorch: parallel residual streams, read, written and mixed by small learned maps."""
+
+from . import diagnostics, manifolds, recipes
+from .functional import birkhoff, read, sinkhorn, write
+from .layers import Collapse, HyperConnection, expand
+from .ops import backend, backends
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Collapse",
+    "HyperConnection",
+    "backend",
+    "backends",
+    "birkhoff",
+    "diagnostics",
+    "expand",
+    "manifolds",
+    "read",
+    "recipes",
+    "sinkhorn",
+    "write",
+]

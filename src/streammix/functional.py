@@ -1,0 +1,163 @@
+"""What a user calls on tensors: projections of mixing matrices, and the maps between streams and branches."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from . import ops
+from .ops.eager.sinkhorn import RECIPES
+
+
+def birkhoff(logits: Float[Tensor, "*batch n n"], *, tol: float | None = None) -> Float[Tensor, "*batch n n"]:
+    """Project logits onto the Birkhoff polytope: the exact limit of Sinkhorn-Knopp on exp(logits).
+
+        T = argmin over doubly stochastic T of  sum_ij T_ij (log T_ij - logits_ij)
+
+    Newton's method on the dual (arXiv 2606.07574) with a homotopy in the temperature; exact for logits of any size. The
+    gradient is the implicit derivative at the solution; only T is kept for it. T does not change when a constant is
+    added to a row or a column of the logits.
+
+    Args:
+        logits: (..., n, n), n >= 1, any strides, floating point.
+        tol: stop when sum_j |column sum_j - 1| is at most this (rows always sum to one); one Sinkhorn pass follows.
+            Default, and least: 2 n eps of the computing dtype.
+
+    Returns:
+        (..., n, n) of the logits' dtype: float64 is computed in float64, everything else in float32. Under autocast
+        float16 and bfloat16 logits give a float32 matrix. A matrix with a non-finite logit is NaN, no other.
+
+    Raises:
+        TypeError: logits are not a floating point tensor.
+        ValueError: the last two dimensions differ or are empty; tol is not positive.
+    """
+    _check_square("logits", logits)
+    if tol is not None and not tol > 0:
+        raise ValueError(f"tol: got {tol}; accepted: None or a positive number")
+    wide, narrow = _widen(logits)
+    return ops.current().birkhoff(wide, tol).to(narrow)
+
+
+def sinkhorn(
+    logits: Float[Tensor, "*batch n n"], *, rounds: int = 20, recipe: str = "mhc"
+) -> Float[Tensor, "*batch n n"]:
+    """Truncated Sinkhorn-Knopp exactly as a published implementation does it, gradient included.
+
+    | recipe | start | a round | eps | applied as |
+    |---|---|---|---|---|
+    | mhc (arXiv 2512.24880, Eq. 9) | exp | columns, rows | none | H x |
+    | deepseek-v4 | softmax of rows + eps = first row pass | rows, columns | 1e-6 added | H' x |
+    | liger | as deepseek-v4 | rows, columns | 1e-6 added | H x |
+    | megatron | exp(logits - row maximum) | rows, columns | sums at least 1e-6 | H x |
+    | transformer-engine | exp | rows, columns | none | H' x |
+    | lucidrains | exp(logits - column maximum) | columns, rows | sums at least 1e-12 | H' x |
+
+    The matrix comes in the source's own orientation; `streammix.manifolds.Sinkhorn` transposes it where the source
+    applies H' x, so that `streammix.write` can take it. Starts marked exp run their first round in the log domain: the
+    same numbers, without overflow.
+
+    Args:
+        logits: (..., n, n), floating point; computed and returned in dtypes as `birkhoff` does.
+        rounds: how many rounds, >= 1.
+        recipe: a name of the table.
+
+    Raises:
+        TypeError: logits are not a floating point tensor.
+        ValueError: a wrong shape, rounds < 1 or an unknown recipe.
+    """
+    _check_square("logits", logits)
+    if rounds < 1:
+        raise ValueError(f"rounds: got {rounds}; accepted: integers >= 1")
+    if recipe not in RECIPES:
+        raise ValueError(f"recipe: no Sinkhorn recipe is called {recipe!r}; accepted: {', '.join(RECIPES)}")
+    wide, narrow = _widen(logits)
+    return ops.current().sinkhorn(wide, rounds, recipe).to(narrow)
+
+
+def read(x: Float[Tensor, "*batch n C"], pre: Float[Tensor, "*#batch n"]) -> Float[Tensor, "*batch C"]:
+    """Read the streams: u = sum_j pre[..., j] x[..., j, :]   (mHC Eq. 3, arXiv 2512.24880).
+
+    Args:
+        x: (..., n, C) streams.
+        pre: (..., n) read weights; leading dimensions broadcast against those of x. Keep them in float32 at least.
+
+    Returns:
+        (..., C) of x's dtype, summed in float32 at least.
+
+    Raises:
+        TypeError: an argument is not a floating point tensor.
+        ValueError: shapes do not match.
+    """
+    batch, n, _ = _check_streams(x)
+    _check_shape("pre", pre, batch, (n,))
+    return ops.current().read(x, pre.expand(*batch, n))
+
+
+def write(
+    x: Float[Tensor, "*batch n C"],
+    y: Float[Tensor, "*#batch C"],
+    post: Float[Tensor, "*#batch n"],
+    res: Float[Tensor, "*#batch n n"],
+) -> Float[Tensor, "*batch n C"]:
+    """Mix the streams and add a branch's output: out_i = sum_j res[..., i, j] x_j + post[..., i] y   (mHC Eq. 3).
+
+    Args:
+        x: (..., n, C) streams.
+        y: (..., C) output of the branch.
+        post: (..., n) write weights.
+        res: (..., n, n) mixing matrices H_res, row i giving output stream i.
+        Leading dimensions of y, post and res broadcast against those of x. Keep post and res in float32 at least.
+
+    Returns:
+        (..., n, C) of x's dtype, summed in float32 at least.
+
+    Raises:
+        TypeError: an argument is not a floating point tensor.
+        ValueError: shapes do not match.
+    """
+    batch, n, C = _check_streams(x)
+    _check_shape("y", y, batch, (C,))
+    _check_shape("post", post, batch, (n,))
+    _check_shape("res", res, batch, (n, n))
+    return ops.current().write(x, y.expand(*batch, C), post.expand(*batch, n), res.expand(*batch, n, n))
+
+
+def _widen(logits: Tensor) -> tuple[Tensor, torch.dtype]:
+    """The logits in the computing dtype, and the dtype of the result."""
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return logits.to(wide), wide if autocast_enabled(logits) else logits.dtype
+
+
+def autocast_enabled(tensor: Tensor) -> bool:
+    """Whether autocast is on for the tensor's device; never on meta, which has none."""
+    return not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
+
+
+def _check_floating(name: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: got {type(tensor).__name__}; accepted: a floating point tensor")
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name}: got dtype {tensor.dtype}; accepted: float16, bfloat16, float32, float64")
+
+
+def _check_square(name: str, logits: Tensor) -> None:
+    _check_floating(name, logits)
+    if logits.ndim < 2 or logits.shape[-1] != logits.shape[-2] or logits.shape[-1] == 0:
+        raise ValueError(f"{name}: got shape {tuple(logits.shape)}; accepted: (..., n, n) with n >= 1")
+
+
+def _check_streams(x: Tensor) -> tuple[torch.Size, int, int]:
+    _check_floating("x", x)
+    if x.ndim < 2 or x.shape[-2] == 0:
+        raise ValueError(f"x: got shape {tuple(x.shape)}; accepted: (..., n, C) with n >= 1 streams next to last")
+    return x.shape[:-2], x.shape[-2], x.shape[-1]
+
+
+def _check_shape(name: str, tensor: Tensor, batch: torch.Size, last: tuple[int, ...]) -> None:
+    _check_floating(name, tensor)
+    lead = tensor.shape[: tensor.ndim - len(last)]
+    fits = tensor.shape[tensor.ndim - len(last) :] == last and len(lead) <= len(batch)
+    if not fits or any(a not in (1, b) for a, b in zip(reversed(lead), reversed(batch))):
+        raise ValueError(
+            f"{name}: got shape {tuple(tensor.shape)}; accepted with these streams: {(*batch, *last)}"
+            " or leading dimensions that broadcast to it"
+        )

@@ -1,0 +1,151 @@
+"""From the state to logits: the generators of the papers. Always in float32 at least, whatever the streams' dtype.
+
+Each generator maps x (..., n, C) to the read logits (..., n), the write logits (..., n) and the num_res mixing logits.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..functional import autocast_enabled
+
+Logits = tuple[Tensor, Tensor, Tensor]
+
+
+class Coefficients(nn.Module):
+    """A generator of logits. Its floating point parameters stay in float32 at least: `.half()` and `.bfloat16()` on the
+    model pass them by, because a mixing matrix made in bfloat16 is hundreds of times less stochastic."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        def at_least_float32(t: Tensor) -> Tensor:
+            out = fn(t)
+            narrowed = out.is_floating_point() and out.itemsize < 4 and t.itemsize >= 4
+            return torch.empty_like(out, dtype=t.dtype).copy_(t) if narrowed else out
+
+        return super()._apply(at_least_float32, recurse)
+
+
+class Static(Coefficients):
+    """Logits that do not depend on the state: b."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.sizes = tuple(sizes)
+        self.bias = nn.Parameter(torch.empty(sum(sizes), dtype=parameter_dtype()))
+
+    def forward(self, x: Float[Tensor, "*batch n C"]) -> tuple[Tensor, ...]:
+        bias = self.bias.to(torch.promote_types(self.bias.dtype, x.dtype))
+        return tuple(b.expand(*x.shape[:-2], size) for b, size in zip(bias.split(self.sizes), self.sizes))
+
+    def reset_parameters(self, bias: Tensor, weight_std: float, gate: float) -> None:
+        with torch.no_grad():
+            self.bias.copy_(bias)
+
+
+class Flattened(Coefficients):
+    """Logits from the whole state (mHC Eq. 7, arXiv 2512.24880), one gate for each group of logits:
+
+        logits = gate * (vec(x) phi') / rms(vec x) + b,    rms(v) = sqrt(mean v^2 + norm_eps)
+
+    The norm has no weight of its own: phi absorbs it.
+
+    Args:
+        dim: C.
+        streams: n.
+        sizes: how many logits each group has.
+        norm_eps: added to the mean square.
+
+    Parameters:
+        weight (sum(sizes), n C), columns ordered stream by stream; bias (sum(sizes)); gate (number of groups).
+    """
+
+    def __init__(self, dim: int, streams: int, sizes: Sequence[int], norm_eps: float) -> None:
+        super().__init__()
+        self.sizes = tuple(sizes)
+        self.norm_eps = norm_eps
+        dtype = parameter_dtype()
+        self.weight = nn.Parameter(torch.empty(sum(sizes), streams * dim, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(sum(sizes), dtype=dtype))
+        self.gate = nn.Parameter(torch.empty(sum(size > 0 for size in sizes), dtype=dtype))
+
+    def forward(self, x: Float[Tensor, "*batch n C"]) -> tuple[Tensor, ...]:
+        dtype = torch.promote_types(self.weight.dtype, x.dtype)
+        with full_precision(x):
+            flat = x.flatten(-2).to(dtype)
+            inverse_rms = torch.rsqrt(flat.square().mean(-1, keepdim=True) + self.norm_eps)
+            projected = F.linear(flat, self.weight.to(dtype)) * inverse_rms
+            gates = iter(self.gate.to(dtype))
+            return tuple(
+                next(gates) * m + b if m.shape[-1] else m
+                for m, b in zip(projected.split(self.sizes, -1), self.bias.to(dtype).split(self.sizes))
+            )
+
+    def reset_parameters(self, bias: Tensor, weight_std: float, gate: float) -> None:
+        with torch.no_grad():
+            self.weight.normal_(std=weight_std) if weight_std else self.weight.zero_()
+            self.bias.copy_(bias)
+            self.gate.fill_(gate)
+
+
+class PerStream(Coefficients):
+    """Logits from each stream by itself (HC Eq. 10-13, arXiv 2409.19606), with z_i = LayerNorm(x_i):
+
+        read_i = s_a tanh(z_i . w_m) + A_i,   write_i = s_b tanh(z_i . w_b) + B_i,
+        H_res[:, i] = s_a tanh(z_i W_r) + A_r[i, :]
+
+    HC mixes with the transpose of its A_r; the logits here are those of H_res, row-major, n^2 of them.
+
+    Args:
+        dim: C.
+        streams: n.
+        norm_eps: eps of the layer norm.
+
+    Parameters:
+        norm.weight, norm.bias (C); weight (n + 2, C): w_m, w_b and the n columns of W_r; bias (n^2 + 2n);
+        gate (2): s_a, s_b.
+    """
+
+    def __init__(self, dim: int, streams: int, norm_eps: float) -> None:
+        super().__init__()
+        self.streams = streams
+        dtype = parameter_dtype()
+        self.norm = nn.LayerNorm(dim, eps=norm_eps, dtype=dtype)
+        self.weight = nn.Parameter(torch.empty(streams + 2, dim, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(streams**2 + 2 * streams, dtype=dtype))
+        self.gate = nn.Parameter(torch.empty(2, dtype=dtype))
+
+    def forward(self, x: Float[Tensor, "*batch n C"]) -> Logits:
+        n, dtype = self.streams, torch.promote_types(self.weight.dtype, x.dtype)
+        with full_precision(x):
+            norm_weight, norm_bias = self.norm.weight.to(dtype), self.norm.bias.to(dtype)
+            z = F.layer_norm(x.to(dtype), self.norm.normalized_shape, norm_weight, norm_bias, self.norm.eps)
+            read, write, res = F.linear(z, self.weight.to(dtype)).tanh().split((1, 1, n), -1)
+            read_bias, write_bias, res_bias = self.bias.to(dtype).split((n, n, n * n))
+            s_a, s_b = self.gate.to(dtype)
+            return (
+                s_a * read.squeeze(-1) + read_bias,
+                s_b * write.squeeze(-1) + write_bias,
+                s_a * res.mT.flatten(-2) + res_bias,
+            )
+
+    def reset_parameters(self, bias: Tensor, weight_std: float, gate: float) -> None:
+        self.norm.reset_parameters()
+        with torch.no_grad():
+            self.weight.normal_(std=weight_std) if weight_std else self.weight.zero_()
+            self.bias.copy_(bias)
+            self.gate.fill_(gate)
+
+
+def parameter_dtype() -> torch.dtype:
+    """The default dtype, float32 at least."""
+    return torch.promote_types(torch.get_default_dtype(), torch.float32)
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Autocast off for x's device, where it is on."""
+    return torch.autocast(x.device.type, enabled=False) if autocast_enabled(x) else nullcontext()

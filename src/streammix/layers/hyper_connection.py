@@ -1,0 +1,145 @@
+"""A site: one place where a branch is attached to the streams."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .. import manifolds, recipes
+from ..functional import read, write
+from ..manifolds import Manifold
+from ..recipes import Activation, Recipe
+from . import initialisation
+from .coefficients import Coefficients, Flattened, PerStream, Static
+
+
+class HyperConnection(nn.Module):
+    """Reads the streams, runs a branch, mixes the streams and writes the branch's output to each (mHC Eq. 3).
+
+        u = sum_j pre_j x_j,   y = branch(u),   out_i = sum_j H_res[i, j] x_j + post_i y
+
+    pre, post and H_res are made per token from the streams themselves, in float32 at least, as the recipe says.
+
+    Args:
+        branch: maps (..., C) to (..., C), its own normalisation included. Further arguments are passed on; if
+            it returns a tuple, the first item is written and the others are returned beside the streams. May be None if
+            only `connect` is used.
+        dim: C, the width of a stream.
+        streams: n, the number of streams, >= 1.
+        recipe: a name of `streammix.recipes.names()`, or a Recipe.
+        site: index of this site in the network (a Transformer block has two); the initial read rotates with it.
+        manifold: overrides the recipe's: a name of `streammix.manifolds.names()` or a Manifold for n streams.
+        dynamic: False makes logits static (parameters only); True or None leaves the recipe's choice.
+
+    Raises:
+        ValueError: an unknown name, or numbers that do not fit together. At the call: streams that are not (..., n, C).
+
+    Call: site(x, *args, **kwargs) with x (..., n, C) -> (..., n, C), or (that, *extra outputs of the branch).
+    """
+
+    def __init__(
+        self,
+        branch: Callable[..., Any] | None,
+        dim: int,
+        streams: int = 4,
+        recipe: str | Recipe = "mhc",
+        site: int = 0,
+        *,
+        manifold: str | Manifold | None = None,
+        dynamic: bool | None = None,
+    ) -> None:
+        super().__init__()
+        _check_index("dim", dim, 1)
+        _check_index("site", site, 0)
+        if branch is not None and not callable(branch):
+            raise TypeError(f"branch: got {type(branch).__name__}; accepted: a module, a function or None")
+        recipe = recipes.get(recipe) if isinstance(recipe, str) else recipe
+        self.recipe = replace(recipe, logits="static") if dynamic is False else recipe
+        if dynamic and self.recipe.logits == "static":
+            raise ValueError(f"dynamic: recipe {self.recipe.name!r} makes static logits; choose a dynamic recipe")
+        self.dim, self.streams, self.site = dim, streams, site
+        self.branch: Callable[..., Any] | None = branch
+        self.manifold = _manifold(manifold, self.recipe, streams)
+        self.logits = _generator(self.recipe, dim, streams, self.manifold.num_logits)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the connection's parameters to the recipe's start; the branch is left alone."""
+        with torch.device("cpu"):
+            start = initialisation.biases(self.recipe, self.streams, self.site, self.manifold.identity_logits())
+        self.logits.reset_parameters(start, self.recipe.weight_std, self.recipe.gate)
+
+    def forward(self, x: Float[Tensor, "*batch n C"], *args: Any, **kwargs: Any) -> Any:
+        if self.branch is None:
+            raise TypeError("branch: this HyperConnection was built with None; use connect(x)")
+        u, finish = self.connect(x)
+        out = self.branch(u, *args, **kwargs)
+        if isinstance(out, tuple):
+            return finish(out[0]), *out[1:]
+        return finish(out)
+
+    def connect(
+        self, x: Float[Tensor, "*batch n C"]
+    ) -> tuple[Float[Tensor, "*batch C"], Callable[[Tensor], Float[Tensor, "*batch n C"]]]:
+        """The branch's input u, and a function from the branch's output y to the new streams."""
+        pre, post, res = self.coefficients(x)
+        return read(x, pre), lambda y: write(x, y, post, res)
+
+    def coefficients(
+        self, x: Float[Tensor, "*batch n C"]
+    ) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch n"], Float[Tensor, "*batch n n"]]:
+        """pre (..., n), post (..., n) and H_res (..., n, n) for these streams, in float32 at least."""
+        if x.ndim < 2 or x.shape[-2:] != (self.streams, self.dim):
+            raise ValueError(f"x: got shape {tuple(x.shape)}; accepted: (..., {self.streams}, {self.dim})")
+        pre, post, res = self.logits(x)
+        pre = _activate(self.recipe.read, pre)
+        if self.recipe.read_eps:
+            pre = pre + self.recipe.read_eps
+        return pre, _activate(self.recipe.write, post), self.manifold(res)
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, streams={self.streams}, recipe={self.recipe.name!r}, site={self.site}"
+
+
+def _activate(activation: Activation, logits: Tensor) -> Tensor:
+    match activation:
+        case "linear":
+            return logits
+        case "sigmoid":
+            return logits.sigmoid()
+        case "twice-sigmoid":
+            return 2 * logits.sigmoid()
+
+
+def _manifold(manifold: str | Manifold | None, recipe: Recipe, streams: int) -> Manifold:
+    if manifold is None:
+        return manifolds.get(recipe.manifold, streams, **recipe.manifold_options)
+    if isinstance(manifold, str):
+        return manifolds.get(manifold, streams)
+    if manifold.streams != streams:
+        raise ValueError(f"manifold: got one for {manifold.streams} streams; accepted here: {streams} streams")
+    return manifold
+
+
+def _generator(recipe: Recipe, dim: int, streams: int, num_logits: int) -> Coefficients:
+    sizes = (streams, streams, num_logits)
+    match recipe.logits:
+        case "static":
+            return Static(sizes)
+        case "flattened":
+            return Flattened(dim, streams, sizes, recipe.norm_eps)
+        case "per-stream":
+            if num_logits != streams**2:
+                raise ValueError(
+                    f"manifold: got one with {num_logits} logits; per-stream logits (recipe {recipe.name!r}) come in"
+                    f" n^2 = {streams**2}"
+                )
+            return PerStream(dim, streams, recipe.norm_eps)
+
+
+def _check_index(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}: got {value!r}; accepted: integers >= {least}")

@@ -1,0 +1,37 @@
+"""Where a connection starts: biases that make a new model equal the plain residual network, yet never symmetric."""
+
+import torch
+from torch import Tensor
+
+from ..recipes import Activation, Recipe
+
+SATURATION = 8.0  # |logit| beyond which a sigmoid is not driven: its gradient there is 3e-4
+SOFT_LOGIT = 1.0  # "soft" rotation: site k reads sigmoid(1) = 0.73 of stream k mod n
+
+
+def biases(recipe: Recipe, streams: int, site: int, identity_logits: Tensor) -> Tensor:
+    """(2n + num_logits) biases: read, write, mix."""
+    if recipe.start == "zero":
+        return torch.zeros(2 * streams + len(identity_logits))
+    read = inverse(recipe.read, read_weights(recipe, streams, site))
+    write = inverse(recipe.write, torch.ones(streams))
+    return torch.cat([read, write, identity_logits])
+
+
+def read_weights(recipe: Recipe, streams: int, site: int) -> Tensor:
+    """n weights that sum to one, the largest at stream site mod n: identical streams are read as one of them."""
+    largest = 1.0 if recipe.rotate == "one-hot" or streams == 1 else float(torch.tensor(SOFT_LOGIT).sigmoid())
+    weights = torch.full((streams,), (1 - largest) / max(streams - 1, 1))
+    weights[site % streams] = largest
+    return weights
+
+
+def inverse(activation: Activation, weights: Tensor) -> Tensor:
+    """The logits of these weights, within +-SATURATION."""
+    match activation:
+        case "linear":
+            return weights
+        case "sigmoid":
+            return weights.double().logit().clamp(-SATURATION, SATURATION).float()
+        case "twice-sigmoid":
+            return inverse("sigmoid", weights / 2)

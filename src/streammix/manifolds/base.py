@@ -1,0 +1,95 @@
+"""The interface of a manifold: a feasible set of mixing matrices and a differentiable map from logits onto it."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Guarantees:
+    """What holds for every matrix of the set, whatever the logits, to rounding.
+
+    rows, columns: every row (column) sums to one.
+    nonnegative: no entry is negative.
+    nonexpansive: the spectral norm is at most one.
+    orthogonal: H' H = I.
+    """
+
+    rows: bool = False
+    columns: bool = False
+    nonnegative: bool = False
+    nonexpansive: bool = False
+    orthogonal: bool = False
+
+
+class Manifold(nn.Module):
+    """A feasible set for H_res. Subclasses give num_logits, guarantees, forward and identity_logits.
+
+    Args:
+        streams: n, the number of streams, >= 1.
+
+    Attributes:
+        num_logits: how many logits make one matrix.
+        guarantees: what every matrix of the set satisfies.
+    """
+
+    num_logits: int
+    guarantees: Guarantees
+
+    def __init__(self, streams: int) -> None:
+        super().__init__()
+        if isinstance(streams, bool) or not isinstance(streams, int) or streams < 1:
+            raise ValueError(f"streams: got {streams!r}; accepted: integers >= 1")
+        self.streams = streams
+
+    def forward(self, logits: Float[Tensor, "*batch num_logits"]) -> Float[Tensor, "*batch n n"]:
+        """(..., num_logits) -> (..., n, n)."""
+        raise NotImplementedError
+
+    def identity_logits(self) -> Float[Tensor, " num_logits"]:
+        """Logits from which training starts: those of the identity, or so close to it that they still learn."""
+        raise NotImplementedError
+
+    def contains(self, H: Float[Tensor, "*batch n n"], atol: float = 1e-5) -> Bool[Tensor, "*batch"]:
+        """Whether each matrix satisfies the guarantees of the set up to atol."""
+        H = H.double()
+        ok = H.isfinite().all(-1).all(-1)
+        H = torch.where(ok[..., None, None], H, 0)
+        if self.guarantees.rows:
+            ok = ok & ((H.sum(-1) - 1).abs() <= atol).all(-1)
+        if self.guarantees.columns:
+            ok = ok & ((H.sum(-2) - 1).abs() <= atol).all(-1)
+        if self.guarantees.nonnegative:
+            ok = ok & (-atol <= H).all(-1).all(-1)
+        if self.guarantees.nonexpansive:
+            ok = ok & (torch.linalg.matrix_norm(H, 2) <= 1 + atol)
+        if self.guarantees.orthogonal:
+            gram_error = H.mT @ H - torch.eye(self.streams, dtype=H.dtype, device=H.device)
+            ok = ok & (gram_error.abs() <= atol).all(-1).all(-1)
+        return ok
+
+    def extra_repr(self) -> str:
+        return f"streams={self.streams}"
+
+    def _square(self, logits: Tensor) -> Tensor:
+        """Logits as n x n matrices, row-major, for the sets that use n^2 of them."""
+        self._check(logits)
+        return logits.unflatten(-1, (self.streams, self.streams))
+
+    def _check(self, logits: Tensor) -> None:
+        if logits.ndim < 1 or logits.shape[-1] != self.num_logits:
+            raise ValueError(
+                f"logits: got shape {tuple(logits.shape)}; {type(self).__name__}(streams={self.streams}) accepts"
+                f" (..., {self.num_logits})"
+            )
+
+
+#: e^-8 against 1: close to the identity (0.999 on the diagonal at n = 4), yet its gradient is far from vanishing.
+OFF_DIAGONAL = -8.0
+
+
+def near_identity_square(n: int) -> Tensor:
+    """n^2 logits, 0 on the diagonal and -8 off it: the start that implementers of mHC have settled on."""
+    return (OFF_DIAGONAL * (1 - torch.eye(n))).flatten()

@@ -1,0 +1,29 @@
+from torch import Tensor
+
+from ..functional import birkhoff
+from .base import Guarantees, Manifold, near_identity_square
+
+
+class Birkhoff(Manifold):
+    r"""Doubly stochastic matrices :math:`\{H \ge 0 : H1 = 1,\ 1^T H = 1^T\}`, by exact entropic projection.
+
+    n^2 logits, row-major; the map is `streammix.birkhoff` (arXiv 2606.07574): the limit that truncated Sinkhorn
+    approaches. Products of such matrices stay in the set, and ||H||_2 = 1.
+
+    Args:
+        streams: n >= 1.
+        tol: see `streammix.birkhoff`.
+    """
+
+    guarantees = Guarantees(rows=True, columns=True, nonnegative=True, nonexpansive=True)
+
+    def __init__(self, streams: int, *, tol: float | None = None) -> None:
+        super().__init__(streams)
+        self.num_logits = streams**2
+        self.tol = tol
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return birkhoff(self._square(logits), tol=self.tol)
+
+    def identity_logits(self) -> Tensor:
+        return near_identity_square(self.streams)

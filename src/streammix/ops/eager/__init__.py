@@ -1,0 +1,1 @@
+"""The plain backend: every operator as the formulas of its paper, in vectorised PyTorch, on any device."""

@@ -1,0 +1,50 @@
+"""Reading from and writing to the streams in plain PyTorch. Both maps are multilinear, which gives their derivatives.
+
+    read:   u = sum_j pre_j x_j
+    write:  out_i = sum_j res_ij x_j + post_i y                      (mHC Eq. 3; arXiv 2512.24880)
+
+Products are summed in float32 at least and returned in the dtype of the streams x.
+"""
+
+import torch
+from torch import Tensor
+
+
+def read(x: Tensor, pre: Tensor) -> Tensor:
+    """x (..., n, C), pre (..., n) -> u (..., C)."""
+    x_, pre_ = _widened(x, pre)
+    return (pre_.unsqueeze(-2) @ x_).squeeze(-2).to(x.dtype)
+
+
+def read_backward(grad: Tensor, x: Tensor, pre: Tensor) -> tuple[Tensor, Tensor]:
+    """grad (..., C) -> dx_j = pre_j grad, dpre_j = <grad, x_j>."""
+    grad_, x_, pre_ = _widened(grad, x, pre)
+    dx = pre_.unsqueeze(-1) * grad_.unsqueeze(-2)
+    dpre = (x_ @ grad_.unsqueeze(-1)).squeeze(-1)
+    return dx.to(x.dtype), dpre.to(pre.dtype)
+
+
+def write(x: Tensor, y: Tensor, post: Tensor, res: Tensor) -> Tensor:
+    """x (..., n, C), y (..., C), post (..., n), res (..., n, n) -> (..., n, C)."""
+    x_, y_, post_, res_ = _widened(x, y, post, res)
+    return (res_ @ x_ + post_.unsqueeze(-1) * y_.unsqueeze(-2)).to(x.dtype)
+
+
+def write_backward(
+    grad: Tensor, x: Tensor, y: Tensor, post: Tensor, res: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """grad (..., n, C) -> dx_j = sum_i res_ij grad_i, dy = sum_i post_i grad_i, dpost_i = <grad_i, y>,
+    dres_ij = <grad_i, x_j>."""
+    grad_, x_, y_, post_, res_ = _widened(grad, x, y, post, res)
+    dx = res_.mT @ grad_
+    dy = (post_.unsqueeze(-2) @ grad_).squeeze(-2)
+    dpost = (grad_ @ y_.unsqueeze(-1)).squeeze(-1)
+    dres = grad_ @ x_.mT
+    return dx.to(x.dtype), dy.to(y.dtype), dpost.to(post.dtype), dres.to(res.dtype)
+
+
+def _widened(*tensors: Tensor) -> tuple[Tensor, ...]:
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return tuple(tensor.to(dtype) for tensor in tensors)

@@ -1,0 +1,99 @@
+"""How an operator is registered: schema, plain kernel, fake, autograd and vmap, once per namespace.
+
+Every operator exists in two namespaces of the same schema:
+
+    streammix         the dispatched one. The plain kernel serves every device for which no native kernel is registered.
+    streammix_eager   always the plain kernel; what `with streammix.backend("eager")` selects.
+
+A native backend registers its kernels on `streammix` under its device's dispatch key and touches nothing else.
+"""
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DISPATCHED, EAGER = "streammix", "streammix_eager"
+
+_libraries = {namespace: torch.library.Library(namespace, "DEF") for namespace in (DISPATCHED, EAGER)}
+
+#: namespace -> its operators by name, as plain callables that work under every transform.
+operators: dict[str, SimpleNamespace] = {namespace: SimpleNamespace() for namespace in _libraries}
+
+
+def define(
+    schema: str,
+    kernel: Callable[..., Any],
+    *,
+    fake: Callable[..., Any],
+    save: Callable[..., None],
+    backward: Callable[..., Any],
+) -> None:
+    """Register one operator in both namespaces.
+
+    Args:
+        schema: a torch.library schema such as `read(Tensor x, Tensor pre) -> Tensor`. Every tensor argument has the
+            same leading (batch) dimensions: that is what the one vmap rule relies on.
+        kernel: the plain formulas.
+        fake: the same signature; returns empty tensors of the kernel's shapes and dtypes.
+        save: `save(ctx, inputs, output)`, as for torch.library.register_autograd.
+        backward: `backward(ops, ctx, *grads)`, written with differentiable functions and with the operators of `ops`,
+            so that the backward pass stays in the namespace of its forward pass and can itself be differentiated.
+    """
+    name = schema.partition("(")[0]
+    for namespace, library in _libraries.items():
+        library.define(schema)
+        library.impl(name, kernel, "CompositeExplicitAutograd")
+        qualified = f"{namespace}::{name}"
+        torch.library.register_fake(qualified, fake, lib=library)
+        setattr(operators[namespace], name, _differentiable(namespace, name, library, save, backward))
+
+
+def _differentiable(
+    namespace: str,
+    name: str,
+    library: torch.library.Library,
+    save: Callable[..., None],
+    backward: Callable[..., Any],
+) -> Callable[..., Any]:
+    op = getattr(getattr(torch.ops, namespace), name).default
+    ops = operators[namespace]
+
+    def backward_in_namespace(ctx: Any, *grads: Tensor) -> Any:
+        return backward(ops, ctx, *grads)
+
+    def vmap(info: Any, in_dims: Sequence[int | None], *args: Any) -> Any:
+        batched = [_to_front(info.batch_size, dim, arg) for dim, arg in zip(in_dims, args)]
+        out = getattr(ops, name)(*batched)
+        return out, (0,) * len(out) if isinstance(out, tuple) else 0
+
+    torch.library.register_autograd(f"{namespace}::{name}", backward_in_namespace, setup_context=save, lib=library)
+    torch.library.register_vmap(f"{namespace}::{name}", vmap, lib=library)
+
+    # torch.func.grad and its relatives refuse operators whose autograd comes from register_autograd; they accept an
+    # autograd.Function. Under these transforms (and only there) the operator is therefore called through one.
+    bridge = type(
+        f"{name}_under_transforms",
+        (torch.autograd.Function,),
+        {
+            "forward": staticmethod(lambda *args: op(*args)),
+            "setup_context": staticmethod(save),
+            "backward": staticmethod(backward_in_namespace),
+            "vmap": staticmethod(vmap),
+        },
+    )
+
+    def call(*args: Any) -> Any:
+        if torch._C._are_functorch_transforms_active() and not torch.compiler.is_compiling():
+            return bridge.apply(*args)  # type: ignore[attr-defined]
+        return op(*args)
+
+    return call
+
+
+def _to_front(size: int, dim: int | None, arg: Any) -> Any:
+    if not isinstance(arg, Tensor):
+        return arg
+    return arg.expand(size, *arg.shape) if dim is None else arg.movedim(dim, 0)

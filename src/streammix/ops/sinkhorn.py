@@ -1,0 +1,61 @@
+"""Operators `sinkhorn` and `sinkhorn_backward`."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .eager import sinkhorn as eager
+from .registry import define
+
+
+def _empty(logits: Tensor, rounds: int, recipe: str) -> Tensor:
+    return torch.empty_like(logits, memory_format=torch.contiguous_format)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    logits, ctx.rounds, ctx.recipe = inputs
+    ctx.save_for_backward(logits)
+
+
+def _backward(ops: SimpleNamespace, ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    (logits,) = ctx.saved_tensors
+    return ops.sinkhorn_backward(grad, logits, ctx.rounds, ctx.recipe), None, None
+
+
+define(
+    "sinkhorn(Tensor logits, int rounds, str recipe) -> Tensor",
+    eager.sinkhorn,
+    fake=_empty,
+    save=_save,
+    backward=_backward,
+)
+
+
+def _empty_grad(grad: Tensor, logits: Tensor, rounds: int, recipe: str) -> Tensor:
+    return torch.empty_like(logits, memory_format=torch.contiguous_format)
+
+
+def _save_both(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    grad, logits, ctx.rounds, ctx.recipe = inputs
+    ctx.save_for_backward(grad, logits)
+
+
+def _double_backward(ops: SimpleNamespace, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    """Through the plain formulas: second derivatives of a truncated iteration have no shorter form."""
+
+    def plain(G: Tensor, logits: Tensor) -> Tensor:
+        return eager.sinkhorn_backward(G, logits, ctx.rounds, ctx.recipe)
+
+    pull = torch.func.vjp(plain, *ctx.saved_tensors)[1]
+    return *pull(grad), None, None
+
+
+define(
+    "sinkhorn_backward(Tensor grad, Tensor logits, int rounds, str recipe) -> Tensor",
+    eager.sinkhorn_backward,
+    fake=_empty_grad,
+    save=_save_both,
+    backward=_double_backward,
+)

@@ -1,0 +1,105 @@
+"""dtypes, autocast and errors of the functions on tensors."""
+
+import pytest
+import torch
+from families import marginal_error
+
+import streammix as sm
+
+PROJECTIONS = [sm.birkhoff, sm.sinkhorn]
+
+
+@pytest.mark.parametrize("project", PROJECTIONS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_dtype_is_the_inputs(project, dtype, seed):
+    R = torch.randn(100, 4, 4).to(dtype).requires_grad_()
+    T = project(R)
+    assert T.dtype == dtype
+    wide = torch.promote_types(dtype, torch.float32)
+    assert torch.equal(T, project(R.to(wide)).to(dtype))
+    (g,) = torch.autograd.grad(T.square().sum(), R)
+    assert g.dtype == dtype
+
+
+@pytest.mark.parametrize("project", PROJECTIONS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_keeps_matrices_in_float32(project, dtype, seed):
+    R = torch.randn(100, 4, 4).to(dtype).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        T = project(R)
+    assert T.dtype == torch.float32
+    assert marginal_error(T).max() < 5e-2 if project is sm.sinkhorn else 2e-6
+    (g,) = torch.autograd.grad(T.square().sum(), R)
+    assert g.dtype == dtype
+
+
+@pytest.mark.parametrize("project", PROJECTIONS)
+@pytest.mark.parametrize(
+    ("logits", "error", "message"),
+    [
+        (torch.zeros(4, 3), ValueError, r"logits: got shape \(4, 3\); accepted: \(\.\.\., n, n\)"),
+        (torch.zeros(4), ValueError, r"logits: got shape \(4,\)"),
+        (torch.zeros(2, 0, 0), ValueError, r"n >= 1"),
+        (
+            torch.zeros(4, 4, dtype=torch.int64),
+            TypeError,
+            r"logits: got dtype torch.int64; accepted: float16",
+        ),
+        (torch.zeros(4, 4, dtype=torch.complex64), TypeError, r"complex64"),
+        ([[1.0]], TypeError, r"logits: got list; accepted: a floating point tensor"),
+    ],
+)
+def test_bad_logits(project, logits, error, message):
+    with pytest.raises(error, match=message):
+        project(logits)
+
+
+def test_bad_options():
+    R = torch.zeros(4, 4)
+    with pytest.raises(ValueError, match=r"tol: got -1"):
+        sm.birkhoff(R, tol=-1)
+    with pytest.raises(ValueError, match=r"tol: got nan"):
+        sm.birkhoff(R, tol=float("nan"))
+    with pytest.raises(ValueError, match=r"rounds: got 0; accepted: integers >= 1"):
+        sm.sinkhorn(R, rounds=0)
+    with pytest.raises(ValueError, match=r"'mch'; accepted: mhc, deepseek-v4"):
+        sm.sinkhorn(R, recipe="mch")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: sm.read(torch.zeros(5, 4, 8), torch.zeros(5, 3)), r"pre: got shape \(5, 3\).*\(5, 4\)"),
+        (lambda: sm.read(torch.zeros(5, 4, 8), torch.zeros(2, 5, 4)), r"pre: got shape \(2, 5, 4\)"),
+        (lambda: sm.read(torch.zeros(8), torch.zeros(4)), r"x: got shape \(8,\)"),
+        (
+            lambda: sm.write(torch.zeros(5, 4, 8), torch.zeros(5, 7), torch.zeros(5, 4), torch.zeros(5, 4, 4)),
+            r"y: got shape \(5, 7\).*\(5, 8\)",
+        ),
+        (
+            lambda: sm.write(torch.zeros(5, 4, 8), torch.zeros(5, 8), torch.zeros(5, 4), torch.zeros(5, 4)),
+            r"res: got shape \(5, 4\).*\(5, 4, 4\)",
+        ),
+        (lambda: sm.expand(torch.zeros(()), 4), r"x: got a scalar"),
+        (lambda: sm.expand(torch.zeros(3), 0), r"streams: got 0; accepted: integers >= 1"),
+    ],
+)
+def test_bad_streams(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+    with pytest.raises(TypeError, match=r"x: got dtype torch.int64"):
+        sm.read(torch.zeros(4, 8, dtype=torch.int64), torch.zeros(4))
+
+
+def test_meta_device():
+    R = torch.zeros(3, 4, 4, device="meta")
+    assert sm.birkhoff(R).shape == (3, 4, 4)
+    assert sm.sinkhorn(R).device.type == "meta"
+
+
+def test_expand_copies():
+    x = torch.randn(2, 3, 5)
+    streams = sm.expand(x, 4)
+    assert streams.shape == (2, 3, 4, 5)
+    streams[..., 0, :] = 0
+    assert torch.equal(streams[..., 1, :], x)
