@@ -29,6 +29,10 @@ class Coefficients(nn.Module):
 
         return super()._apply(at_least_float32, recurse)
 
+    def reset_parameters(self, bias: Tensor, weight_std: float, gate: float) -> None:
+        """Biases as given, projection weights N(0, weight_std^2), every gate `gate`."""
+        raise NotImplementedError
+
 
 class Static(Coefficients):
     """Logits that do not depend on the state: b."""

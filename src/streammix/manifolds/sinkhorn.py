@@ -9,8 +9,8 @@ class Sinkhorn(Manifold):
     r"""Nearly doubly stochastic matrices: Sinkhorn-Knopp cut off after a few rounds (arXiv 2512.24880, Eq. 9).
 
     n^2 logits, row-major, in the source's orientation; the matrix is transposed where the source applies H' x, so that
-    it mixes by out_i = sum_j H_ij x_j here. Only the axis normalised last sums to one, and only in recipes without an eps;
-    the other is off by percents for logits of size 10.
+    it mixes by out_i = sum_j H_ij x_j here. Only the axis normalised last sums to one, and only in recipes without an
+    eps; the other is off by percents for logits of size 10.
 
     Args:
         streams: n >= 1.

@@ -8,8 +8,8 @@ def solve(W: Tensor, rhs: Tensor, ground: float) -> Tensor:
     """d with (L + ground * I) d = rhs, L = diag(W 1) - W the Laplacian of the graph with weights W >= 0.
 
     W (..., n, n) symmetric, its diagonal ignored; rhs (..., n), of sum zero up to rounding. `ground` > 0 ties nodes
-    that are disconnected to working precision to zero; the last node is the reference, its d zero. Eliminating node p with
-    s = ground_p + sum_k>p W_pk changes the rest by
+    that are disconnected to working precision to zero; the last node is the reference, its d zero.
+    Eliminating node p with s = ground_p + sum_k>p W_pk changes the rest by
 
         W_jk += W_pj W_pk / s,   ground_j += ground_p W_pj / s,   rhs_j += rhs_p W_pj / s,
 

@@ -1,0 +1,178 @@
+"""Watching what a model's hyper-connections do while it runs, from outside and without changing it."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..layers import HyperConnection
+
+
+@dataclass
+class Visit:
+    """One call of one site. Tensors are detached, on the model's device, coefficients in float32 at least."""
+
+    name: str
+    """The site's name in the model, such as "blocks.0.attention"."""
+    run: int
+    """Which call of the traced model this belongs to: 0, 1, ...; -1 for a site called before the first."""
+    pre: Float[Tensor, "*batch n"]
+    post: Float[Tensor, "*batch n"]
+    res: Float[Tensor, "*batch n n"]
+    state: Float[Tensor, "*batch n C"] | None = None
+    """The state after the site, where the trace keeps states."""
+
+
+@dataclass
+class Site:
+    """All visits at one depth of the model, tokens of all runs and batches in one row."""
+
+    name: str
+    pre: Float[Tensor, "tokens n"]
+    post: Float[Tensor, "tokens n"]
+    res: Float[Tensor, "tokens n n"]
+    state: Float[Tensor, "tokens n C"] | None = None
+
+
+@dataclass
+class Trace:
+    """What `trace` has recorded so far; grows with every call of the model."""
+
+    visits: list[Visit] = field(default_factory=list)
+    """In the order of the calls."""
+
+    def sites(self) -> list[Site]:
+        """The visits by depth, first site first; a module called twice in a run is two sites.
+
+        Raises:
+            ValueError: nothing was recorded, or two runs passed different sites.
+        """
+        runs: dict[int, list[Visit]] = {}
+        for visit in self.visits:
+            runs.setdefault(visit.run, []).append(visit)
+        if not runs:
+            raise ValueError("trace: got no calls; call the model inside the `with trace(model)` block")
+        paths = [[visit.name for visit in visits] for visits in runs.values()]
+        for run, path in zip(runs, paths):
+            if path != paths[0]:
+                raise ValueError(f"trace: run {run} passed {path}, the first {paths[0]}; trace them apart")
+        return [merge(visits) for visits in zip(*runs.values())]
+
+    @property
+    def res(self) -> list[Float[Tensor, "tokens n n"]]:
+        """The mixing matrices H_1 ... H_L by depth, as `gains_by_depth` takes them."""
+        return [site.res for site in self.sites()]
+
+
+def merge(visits: Sequence[Visit]) -> Site:
+    """The visits of one site in several runs as one."""
+    states = [visit.state for visit in visits if visit.state is not None]
+    return Site(
+        name=visits[0].name,
+        pre=tokens([visit.pre for visit in visits], 1),
+        post=tokens([visit.post for visit in visits], 1),
+        res=tokens([visit.res for visit in visits], 2),
+        state=tokens(states, 2) if states else None,
+    )
+
+
+def tokens(parts: Sequence[Tensor], ndim: int) -> Tensor:
+    """The parts one after the other, all dimensions before the last `ndim` made one."""
+    return torch.cat([part.reshape(-1, *part.shape[part.ndim - ndim :]) for part in parts])
+
+
+@contextmanager
+def trace(model: nn.Module, *, states: bool = False) -> Iterator[Trace]:
+    """Record the coefficients of every HyperConnection in `model` while the block runs.
+
+        with sm.diagnostics.trace(model) as trace:
+            model(tokens)
+        gains = sm.diagnostics.gains_by_depth(trace.res)
+
+    The model computes what it always computes; the coefficients are worked out a second time, without
+    gradient, from each site's input. Calls that activation checkpointing repeats in the backward pass are not
+    counted again. Inside the block compiled code runs eagerly, which the recording needs. On leaving, also by
+    an exception, the model is as it was.
+
+    Args:
+        model: any module that holds HyperConnection sites, or one site.
+        states: keep the state after each site too, (..., n, C) a call, which takes much more memory.
+
+    Raises:
+        TypeError: `model` is not a module.
+        ValueError: it holds no HyperConnection.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: got {type(model).__name__}; accepted: a torch.nn.Module")
+    sites = {name: module for name, module in model.named_modules() if isinstance(module, HyperConnection)}
+    if not sites:
+        raise ValueError(f"model: got a {type(model).__name__} without any; accepted: one with HyperConnections")
+
+    record = Trace()
+    run = -1
+
+    def begin_run(*_: Any) -> None:
+        nonlocal run
+        if not in_backward():
+            run += 1
+
+    with ExitStack() as undo:
+        # Without this module nothing can have been compiled, and importing it takes seconds.
+        if "torch._dynamo" in sys.modules:
+            undo.enter_context(torch.compiler.set_stance("force_eager"))
+        undo.callback(model.register_forward_pre_hook(begin_run, prepend=True).remove)
+        for name, site in sites.items():
+            connect = recording_connect(site, name, record, lambda: run, states)
+            undo.enter_context(overridden(site, "connect", connect))
+        yield record
+
+
+def recording_connect(
+    site: HyperConnection, name: str, record: Trace, run: Callable[[], int], states: bool
+) -> Callable[..., Any]:
+    """`site.connect`, through which every use of a site goes, with a note of each call in `record`."""
+    original = site.connect
+
+    def connect(x: Tensor) -> Any:
+        if in_backward():
+            return original(x)
+        with torch.no_grad():
+            pre, post, res = site.coefficients(x)
+        visit = Visit(name, run(), pre.detach(), post.detach(), res.detach())
+        record.visits.append(visit)
+        u, finish = original(x)
+        return u, finish_and_keep(visit, finish) if states else finish
+
+    return connect
+
+
+def finish_and_keep(visit: Visit, finish: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def finished(y: Tensor) -> Tensor:
+        out = finish(y)
+        visit.state = out.detach().clone()  # a later in-place operation must not change the record
+        return out
+
+    return finished
+
+
+@contextmanager
+def overridden(owner: nn.Module, name: str, value: Any) -> Iterator[None]:
+    """`owner.name` is `value` within the block, as an attribute of the instance; afterwards what it was."""
+    before = vars(owner).get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        delattr(owner, name)
+        if before is not None:  # two traces of one model, one in the other
+            setattr(owner, name, before)
+
+
+def in_backward() -> bool:
+    """Whether this thread runs a backward pass, as it does when it recomputes a checkpointed forward."""
+    return torch._C._current_graph_task_id() != -1

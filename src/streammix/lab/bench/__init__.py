@@ -1,0 +1,1 @@
+"""`streammix bench`: what the projection costs and how exact it is, against what people use instead."""
