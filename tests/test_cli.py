@@ -6,7 +6,8 @@ import pytest
 
 from streammix import cli
 
-TINY = "--dim 16 --layers 1 --heads 2 --context 16 --batch 2 --steps 4 --warmup 1 --eval-batches 2 --threads 1".split()
+TINY = ["--dim=16", "--layers=1", "--heads=2", "--context=16", "--batch=2", "--steps=4", "--warmup=1"]
+TINY += ["--eval-batches=2", "--threads=1"]
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +25,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
     return code, out, err
 
 
-@pytest.mark.parametrize("command", ["train", "compare", "inspect"])
+@pytest.mark.parametrize("command", ["train", "compare", "inspect", "bench"])
 def test_help_has_an_example_and_describes_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = said(capsys, command, "--help")
     assert code == 0
@@ -36,7 +37,14 @@ def test_help_has_an_example_and_describes_every_option(command: str, capsys: py
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = said(capsys, "--help")
-    assert all(command in out for command in ("train", "compare", "inspect"))
+    assert all(command in out for command in ("train", "compare", "inspect", "bench"))
+
+
+def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = said(capsys)
+    assert code == 2
+    assert "compare" in out
+    assert err == ""
 
 
 def test_train_then_resume_with_the_run_s_own_settings(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
@@ -80,6 +88,10 @@ MISTAKES = {
     "compare text.txt --connections ,": "--connections is empty",
     "compare text.txt --out full": "not empty",
     "compare nowhere.txt": "no such file or folder",
+    "inspect nowhere": "nowhere: no such run or checkpoint",
+    "inspect full": "neither a checkpoint nor a run",
+    "bench --only everything": "no part 'everything'; accepted: accuracy, ",
+    "bench --n 0": "integers >= 1",
     "nonsense": "nonsense",
 }
 
@@ -117,7 +129,13 @@ def test_full_disk_is_a_mistake_too(
     assert list((folder / "a" / "checkpoints").iterdir()) == []
 
 
-def test_compare_ends_with_a_table_and_the_report(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_compare_ends_with_a_table_and_the_report(
+    capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from streammix.lab import compare, train
+
+    here = lambda config, run: train.train(config, run, resume=True)  # noqa: E731 (no process of its own)
+    monkeypatch.setattr(compare, "run_in_own_process", here)
     arguments = ["--connections", "residual, hc", "--out", "runs/c", *TINY]
     code, out, err = said(capsys, "compare", "text.txt", *arguments)
     assert (code, err) == (0, "")

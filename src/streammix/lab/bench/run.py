@@ -13,6 +13,7 @@ from streammix.lab.errors import LabError
 
 from . import projection
 from .logits import FAMILIES
+from .memory import memory
 from .plot import plot
 from .tables import accuracy_table, cost_table, speed_tables
 
@@ -32,7 +33,7 @@ def bench(
     plot_path: Path | None,
 ) -> Results:
     """Measure, print tables as they are ready, and write JSON and plot where asked for."""
-    parts = ["accuracy", "speed", "sizes", "scales"]
+    parts = ["accuracy", "memory", "speed", "sizes", "scales"]
     for part in only:
         if part not in parts:
             raise LabError(f"--only: there is no part {part!r}; accepted: {', '.join(parts)}")
@@ -54,6 +55,14 @@ def bench(
         if "accuracy" in wanted:
             results["accuracy"] = projection.accuracy(n=n)
             console.print(accuracy_table(results["accuracy"]))
+        if "memory" in wanted:
+            status.update("memory")
+            results["memory"] = memory(n=n)
+            for row in results["memory"]:
+                console.print(
+                    f"{row['contender']}, forward + backward of {row['batch']:,} matrices: peak {row['peak'] / 1e6:,.1f}"
+                    f" MB, {row['beyond'] / 1e6:,.1f} MB beyond logits, matrices and their gradients"
+                )
         if "speed" in wanted:
             results["speed"] = projection.speed(
                 n=n,

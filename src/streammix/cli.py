@@ -1,0 +1,174 @@
+"""The command line. Commands import what they need when they run, so that --help is quick."""
+
+import contextlib
+import dataclasses
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from streammix.lab.config import Config, read_config
+from streammix.lab.errors import LabError
+from streammix.lab.options import takes_config
+
+app = typer.Typer(
+    help="Hyper-connections for PyTorch: train, compare, inspect and measure them.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+OUT_HELP = "Folder of the results; must be new, or hold what is to be continued."
+
+
+@app.command(epilog="Example: [bold]streammix train ~/books --connection hc --steps 2000 --out runs/books[/bold]")
+@takes_config()
+def train(
+    settings: dict[str, Any],
+    given: dict[str, Any],
+    out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs/train"),
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the run in --out, with its settings; if none is there, start it."),
+    ] = False,
+) -> None:
+    """Train one small byte-level language model.
+
+    Writes config.json, metrics.jsonl, tensorboard/, checkpoints/ and summary.json to --out. A run that was stopped,
+    by Ctrl-C or a crash, goes on with --resume as if it had not been.
+    """
+    from streammix.lab.train import train as run
+
+    saved = out / "config.json"
+    if resume and saved.exists():
+        config = dataclasses.replace(read_config(saved), **given)
+    else:
+        config = Config(**settings)
+    with stoppable(f"the same command with --resume continues {out}"):
+        summary = run(config, out, resume=resume)
+    typer.echo(
+        f"{summary['connection']}: validation loss {summary['val_loss']:.4f} nats a byte after {config.steps} steps,"
+        f" {summary['parameters']:,} parameters, {summary['tokens_per_s']:,.0f} tokens/s; in {out}"
+    )
+
+
+@app.command(epilog="Example: [bold]streammix compare --connections residual,mhc --steps 1000 --out runs/mine[/bold]")
+@takes_config("connection")
+def compare(
+    settings: dict[str, Any],
+    given: dict[str, Any],
+    out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs/compare"),
+    connections: Annotated[
+        str, typer.Option(help="What to compare, by commas: residual and recipes' names.")
+    ] = "residual,hc,mhc,mhc-sinkhorn,ihc",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the runs there and train again.")] = False,
+) -> None:
+    """Train several connections on the same text, seed and budget, and report.
+
+    Each run goes to its own folder in --out; report.html compares them. The same command again continues what was
+    stopped and does not repeat what is finished.
+    """
+    from streammix.lab import compare as comparison
+    from streammix.lab.report import write_report
+
+    names = [name.strip() for name in connections.split(",") if name.strip()]
+    if not names:
+        raise LabError("--connections is empty; accepted: names separated by commas")
+    with stoppable(f"the same command continues {out}" + " (without --fresh)" * fresh):
+        result = comparison.compare(Config(**settings), names, out, fresh=fresh)
+    comparison.print_table(result)
+    typer.echo(f"Report: {write_report(out)}")
+
+
+@app.command(epilog="Example: [bold]streammix inspect runs/train[/bold]")
+def inspect(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder: its newest checkpoint.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write the page.")] = None,
+) -> None:
+    """Show what a trained model's read, write and mix maps look like."""
+    from streammix.lab.inspect import inspect_checkpoint
+
+    inspect_checkpoint(checkpoint, out)
+
+
+BATCHES, FAMILIES = [512, 2048, 8192, 32768, 131072], ["N(0,1)", "N(0,10^2)"]
+
+
+@app.command(epilog="Example: [bold]streammix bench --only speed --batch 8192 --plot bench.svg[/bold]")
+def bench(
+    n: Annotated[int, typer.Option("--n", help="Rows of the matrices.")] = 4,
+    batch: Annotated[list[int], typer.Option(help="Matrices at once; may be repeated.")] = BATCHES,
+    family: Annotated[
+        list[str], typer.Option(help="Logits to time on, N(0,1) or Unif(-10,10), say; may be repeated.")
+    ] = FAMILIES,
+    turns: Annotated[int, typer.Option(help="Times each contender is measured; the median counts.")] = 15,
+    compiled: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Also measure under torch.compile (needs a C++ compiler).")
+    ] = True,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; left out, torch chooses.")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="A part: accuracy, memory, speed, sizes, scales; may be repeated. Left out: all."),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write all figures to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw them: a name ending in .svg, .png or .pdf.")] = None,
+) -> None:
+    """Measure the projection: how exact, and how fast against truncated Sinkhorn."""
+    from streammix.lab.bench.run import bench as measure
+
+    measure(
+        n=n,
+        batches=batch,
+        families=family,
+        turns=turns,
+        compile=compiled,
+        threads=threads,
+        only=only or [],
+        json_path=json,
+        plot_path=plot,
+    )
+
+
+@contextlib.contextmanager
+def stoppable(hint: str) -> Iterator[None]:
+    """End on Ctrl-C with the customary exit code 130 and a word on how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        typer.echo(f"{str(stop) or 'stopped'}; {hint}", err=True)
+        raise typer.Exit(130) from None
+
+
+def main() -> None:
+    """Run the command line; every mistake of the user ends as one line on stderr and exit code 2."""
+    for name in ("SIGTERM", "SIGHUP"):  # a scheduler's or a closed terminal's way of saying Ctrl-C
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
+    sys.exit(run())
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """The exit code of a command line, having printed its errors."""
+    usage_error = typer.BadParameter.__base__  # which typer does not export
+    try:
+        return app(arguments, standalone_mode=False) or 0
+    except LabError as error:
+        return fail(str(error))
+    except usage_error as error:  # type: ignore[misc]
+        message = error.format_message()  # none where no command was given, and the help has been shown
+        return fail(message) if message else 2
+    except OSError as error:
+        return fail(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
+
+
+def fail(message: str) -> int:
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Train several connections on the same text, seed and budget, and put their results side by side."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from streammix.lab import data
+from streammix.lab.bigram import bigram_loss
+from streammix.lab.config import RESIDUAL, Config, from_dict
+from streammix.lab.errors import LabError
+from streammix.lab.files import clear_scratch, discard_folder, read_json, write_json
+
+DEFAULT = (RESIDUAL, "hc", "mhc", "mhc-sinkhorn", "ihc")
+NAME = "compare.json"
+
+
+def compare(config: Config, connections: Sequence[str], out: Path, *, fresh: bool = False) -> dict[str, Any]:
+    """Train `config` once with each connection, in OUT/CONNECTION, and return what OUT/compare.json holds.
+
+    Runs that are there already are not repeated, and interrupted ones go on, unless `fresh`. Each run has a process
+    of its own, one after the other, so that its speed and peak memory are its own.
+
+    Raises:
+        LabError: OUT holds something else than this comparison, or a run failed (its message says why).
+        KeyboardInterrupt: Ctrl-C; the run under way has written a checkpoint.
+    """
+    configs = [dataclasses.replace(config, connection=name) for name in dict.fromkeys(connections)]
+    corpus = data.load(config.text)
+    data.require_length(corpus, config.context)
+    settings = {name: value for name, value in config.to_dict().items() if name != "connection"}
+    prepare_folder(out, config, configs, corpus, fresh)
+
+    baseline = bigram_loss(corpus.train, data.val_batches(corpus, config))
+    result: dict[str, Any] = {"config": settings, "data": corpus.describe(), "bigram_val_loss": baseline, "runs": {}}
+    for one in configs:
+        result["runs"][one.connection] = finished(out / one.connection)
+    for one in configs:
+        if result["runs"][one.connection] is None:
+            write_json(out / NAME, result | {"runs": {k: v for k, v in result["runs"].items() if v is not None}})
+            run_in_own_process(one, out / one.connection)
+            result["runs"][one.connection] = finished(out / one.connection)
+    write_json(out / NAME, result)
+    return result
+
+
+def prepare_folder(out: Path, config: Config, configs: Sequence[Config], corpus: data.Corpus, fresh: bool) -> None:
+    """Make `out` the folder of this comparison, or raise LabError having changed nothing."""
+    if out.exists() and not out.is_dir():
+        raise LabError(f"{out}: is a file; --out must be a folder")
+    if (out / NAME).exists():
+        if fresh:
+            for one in configs:
+                if (out / one.connection).exists():
+                    discard_folder(out / one.connection)
+            (out / NAME).unlink()
+        else:
+            different = differences(config, corpus, out / NAME)
+            if different:
+                raise LabError(
+                    f"{out}: the comparison there differs in: {', '.join(different)}; "
+                    "add --fresh to replace it, or choose another --out"
+                )
+    elif out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
+        raise LabError(f"{out}: the folder is not empty and holds no comparison; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    clear_scratch(out)
+
+
+def differences(config: Config, corpus: data.Corpus, path: Path) -> list[str]:
+    """What the comparison saved at `path` was run with and this one would not be."""
+    there = read_json(path)
+    try:
+        saved = from_dict({**there["config"], "connection": config.connection}, path)
+        sha256 = there["data"]["sha256"]
+    except (KeyError, TypeError) as error:
+        raise LabError(f"{path}: not a comparison ({error} is missing or of the wrong kind)") from None
+    different = config.differences(saved, ignore=("connection", "threads"))
+    return different + ([] if sha256 == corpus.sha256 else ["the text's content"])
+
+
+def finished(run: Path) -> dict[str, Any] | None:
+    return read_json(run / "summary.json") if (run / "summary.json").exists() else None
+
+
+def run_in_own_process(config: Config, run: Path) -> None:
+    """`streammix train --resume` in a new process, which takes over the terminal until it ends."""
+    command = [sys.executable, "-m", "streammix.cli", "train", "--resume", "--out", str(run), *config.arguments()]
+    # A session of its own, so that Ctrl-C comes to it once, from here.
+    # Threads that sleep while they wait, instead of spinning, lose a little on a free machine; on one whose cores are
+    # busy with something else, spinning is ten and more times slower.
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        _, said = process.communicate()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.communicate()
+        finally:  # a second Ctrl-C: do not wait for the checkpoint
+            process.kill()
+        raise
+    if process.returncode == 0:
+        sys.stderr.write(said)
+    elif process.returncode < 0:
+        name = signal.Signals(-process.returncode).name
+        raise LabError(f"{config.connection}: training was ended by {name} (out of memory?); run this again to go on")
+    else:
+        reason = said.strip().splitlines()[-1] if said.strip() else f"exit code {process.returncode}"
+        raise LabError(f"{config.connection}: {reason.removeprefix('error: ')}")
+
+
+def table(result: dict[str, Any]) -> Table:
+    """The comparison for a terminal."""
+    shown = Table(title="Validation loss in nats a byte; lower is better", title_justify="left")
+    shown.add_column("connection")
+    for heading in ("parameters", "val loss", "grad norm\nmedian", "grad norm\nlast", "tokens/s", "peak memory"):
+        shown.add_column(heading, justify="right")
+    shown.add_row("bigram baseline", f"{256 * 256:,}", f"{result['bigram_val_loss']:.4f}", "", "", "", "")
+    shown.add_section()
+    best = min((run["val_loss"] for run in result["runs"].values()), default=None)
+    for name, run in result["runs"].items():
+        shown.add_row(
+            name,
+            f"{run['parameters']:,}",
+            f"{run['val_loss']:.4f}",
+            f"{run['grad_norm_median']:.3f}",
+            f"{run['grad_norm_last']:.3f}",
+            f"{run['tokens_per_s']:,.0f}",
+            f"{run['peak_memory_bytes'] / 2**20:,.0f} MiB",
+            style="bold" if run["val_loss"] == best else None,
+        )
+    return shown
+
+
+def print_table(result: dict[str, Any]) -> None:
+    # Wide enough for every column where there is no terminal to measure.
+    width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", 110))
+    Console(width=width).print(table(result))

@@ -1,0 +1,123 @@
+"""The settings of one training run: a dataclass, which the command line and the run's config.json mirror."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from streammix import recipes
+from streammix.lab.errors import LabError
+from streammix.lab.files import read_json
+
+RESIDUAL = "residual"
+
+
+def setting(default: Any, panel: str, text: str) -> Any:
+    """A field with the heading and the help text under which the command line shows it."""
+    return dataclasses.field(default=default, metadata={"panel": panel, "help": text})
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that decides a run's result, apart from the text's own bytes. The defaults are the demo's.
+
+    Raises:
+        LabError: a value is out of range or a name unknown; says what came and what is accepted.
+    """
+
+    text: tuple[str, ...] = ()
+    connection: str = setting("mhc", "Model", f"How blocks are joined: {RESIDUAL}, {', '.join(recipes.names())}.")
+    streams: int = setting(4, "Model", "Parallel residual streams n (a plain residual has one).")
+    dim: int = setting(128, "Model", "Width C of one stream.")
+    layers: int = setting(4, "Model", "Transformer blocks; each has two sites, attention and MLP.")
+    heads: int = setting(4, "Model", "Attention heads.")
+    context: int = setting(256, "Model", "Bytes the model sees at once.")
+    batch: int = setting(4, "Training", "Windows of text in one step.")
+    steps: int = setting(240, "Training", "Optimizer steps.")
+    lr: float = setting(3e-3, "Training", "Peak learning rate; a cosine takes it down to a tenth.")
+    warmup: int = setting(20, "Training", "Steps over which the learning rate rises from zero.")
+    weight_decay: float = setting(0.1, "Training", "AdamW's, on matrices only.")
+    clip: float = setting(1.0, "Training", "Largest gradient norm; a longer gradient is scaled down.")
+    seed: int = setting(0, "Training", "Of the initial weights and the order of the text.")
+    bf16: bool = setting(False, "Machine", "Run the branches in bfloat16 (autocast).")
+    device: str = setting("auto", "Machine", "cpu, cuda, or auto: cuda where there is one.")
+    threads: int = setting(0, "Machine", "CPU threads; 0 lets torch choose.")
+    eval_every: int = setting(30, "Output", "Steps between measurements of the validation loss.")
+    eval_batches: int = setting(16, "Output", "Batches of held-out text in one measurement.")
+    checkpoint_every: int = setting(60, "Output", "Steps between checkpoints; the last two are kept.")
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if field.type in (int, float) and field.name != "seed":
+                lowest = 1 if field.name in AT_LEAST_ONE else 0
+                value = getattr(self, field.name)
+                if not lowest <= value < float("inf"):
+                    raise LabError(f"{option(field.name)} is {value}; accepted: a number from {lowest} up")
+        if self.lr == 0 or self.clip == 0:
+            raise LabError(f"--lr is {self.lr} and --clip {self.clip}; accepted: numbers above zero")
+        if self.dim % self.heads or self.dim // self.heads % 2:
+            raise LabError(
+                f"--dim is {self.dim} and --heads {self.heads}; accepted: a dim that divides into heads of even width"
+            )
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise LabError(f"--device is {self.device!r}; accepted: auto, cpu, cuda")
+        if self.connection not in connections():
+            raise LabError(f"connection is {self.connection!r}; accepted: {', '.join(connections())}")
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self) | {"text": list(self.text)}
+
+    def differences(self, other: "Config", ignore: tuple[str, ...] = ()) -> list[str]:
+        """The settings in which two configs differ, each as `--name this (other)`."""
+        mine, theirs = self.to_dict(), other.to_dict()
+        return [
+            f"{option(name)} {mine[name]} (there: {theirs[name]})"
+            for name in mine
+            if name not in ignore and mine[name] != theirs[name]
+        ]
+
+    def arguments(self) -> list[str]:
+        """This config as arguments of `streammix train`."""
+        words = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is bool:
+                words.append(option(field.name) if value else option(f"no-{field.name}"))
+            elif field.name != "text":
+                words += [option(field.name), str(value)]
+        return [*words, "--", *self.text]
+
+
+AT_LEAST_ONE = {"streams", "dim", "layers", "heads", "context", "batch", "steps"}
+AT_LEAST_ONE |= {"eval_every", "eval_batches", "checkpoint_every"}
+
+# Presets change the defaults; options given on the command line win over them.
+PRESETS: dict[str, dict[str, Any]] = {
+    "demo": {},
+    "smoke": {"dim": 32, "layers": 2, "heads": 2, "context": 64, "steps": 40, "warmup": 5}
+    | {"eval_every": 10, "checkpoint_every": 20},
+}
+
+
+def connections() -> tuple[str, ...]:
+    """Every value `connection` can take."""
+    return (RESIDUAL, *recipes.names())
+
+
+def option(name: str) -> str:
+    """The command-line option of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def from_dict(values: Mapping[str, Any], where: Path) -> Config:
+    """The config that `Config.to_dict` wrote to the file `where`."""
+    known = {field.name for field in dataclasses.fields(Config)}
+    if not isinstance(values, Mapping) or set(values) != known:
+        odd = sorted(set(values) ^ known) if isinstance(values, Mapping) else values
+        raise LabError(f"{where}: not a config of this version of streammix (missing or unknown: {odd})")
+    return Config(**{**values, "text": tuple(values["text"])})
+
+
+def read_config(path: Path) -> Config:
+    return from_dict(read_json(path), path)

@@ -1,0 +1,154 @@
+"""A small modern GPT on bytes, whose blocks are joined by plain residuals or by hyper-connections."""
+
+import hashlib
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+import streammix as sm
+from streammix.lab.config import RESIDUAL, Config
+from streammix.lab.data import VOCABULARY
+
+Rotation = tuple[Float[Tensor, "time half"], Float[Tensor, "time half"]]
+
+
+class Attention(nn.Module):
+    """RMSNorm, then causal self-attention with rotary positions."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = RMSNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x: Float[Tensor, "batch time dim"], rotation: Rotation) -> Float[Tensor, "batch time dim"]:
+        q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).movedim(1, -2).unbind(1)
+        mixed = F.scaled_dot_product_attention(rotate(q, rotation), rotate(k, rotation), v, is_causal=True)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """RMSNorm, then SwiGLU: out(silu(gate x) * up x)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        hidden = 32 * math.ceil(dim * 8 / 3 / 32)
+        self.norm = RMSNorm(dim)
+        self.gate_up = nn.Linear(dim, 2 * hidden, bias=False)
+        self.out = nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, x: Float[Tensor, "batch time dim"], rotation: Rotation) -> Float[Tensor, "batch time dim"]:
+        gate, up = self.gate_up(self.norm(x)).chunk(2, dim=-1)
+        return self.out(F.silu(gate) * up)
+
+
+class RMSNorm(nn.RMSNorm):
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, eps=1e-6)
+
+
+class Residual(nn.Module):
+    """The plain residual connection: x + branch(x)."""
+
+    def __init__(self, branch: nn.Module) -> None:
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, x: Float[Tensor, "*batch dim"], *args: Any) -> Float[Tensor, "*batch dim"]:
+        return x + self.branch(x, *args)
+
+
+class GPT(nn.Module):
+    """Bytes (batch, time) to logits (batch, time, 256).
+
+    Each weight of the embedding, the branches and the head is drawn from a generator seeded by (seed, its name):
+    models of one seed share these weights whatever their connection.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.streams = None if config.connection == RESIDUAL else config.streams
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)  # for recipes that start from random numbers
+            self.build(config)
+        self.reset_parameters()
+
+    def build(self, config: Config) -> None:
+        dim = config.dim
+        branches = [branch for _ in range(config.layers) for branch in (Attention(dim, config.heads), MLP(dim))]
+        self.embed = nn.Embedding(VOCABULARY, dim)
+        if self.streams is None:
+            self.sites = nn.ModuleList(map(Residual, branches))
+            self.collapse: nn.Module = nn.Identity()
+        else:
+            recipe = sm.recipes.get(config.connection)
+            self.sites = nn.ModuleList(
+                sm.HyperConnection(branch, dim, self.streams, recipe, site) for site, branch in enumerate(branches)
+            )
+            self.collapse = sm.Collapse(dim, self.streams, recipe.collapse)
+        self.norm = RMSNorm(dim)
+        self.head = nn.Linear(dim, VOCABULARY, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Draw the embedding from N(0, 1) and a matrix from N(0, 1/inputs), smaller where it ends a branch."""
+        depth = len(self.sites)
+        for name, parameter in self.named_parameters():
+            if not self.is_connection(name) and parameter.ndim == 2:
+                match name.split("."):
+                    case ["embed", *_]:
+                        scale = 1.0
+                    case ["head", *_]:
+                        scale = 1 / parameter.shape[1]  # near-uniform first predictions
+                    case [*_, "out", "weight"]:
+                        scale = (parameter.shape[1] * depth) ** -0.5  # the branches' sum has unit size
+                    case _:
+                        scale = parameter.shape[1] ** -0.5
+                nn.init.normal_(parameter, std=scale, generator=seeded(self.config.seed, name))
+
+    @staticmethod
+    def is_connection(name: str) -> bool:
+        """Whether a parameter of this name belongs to the connections rather than to the plain model."""
+        return name.startswith(("sites.", "collapse.")) and ".branch." not in name
+
+    def forward(self, tokens: Int64[Tensor, "batch time"]) -> Float[Tensor, "batch time vocabulary"]:
+        return self.head(self.norm(self.collapse(self.states(tokens))))
+
+    def states(self, tokens: Int64[Tensor, "batch time"]) -> Float[Tensor, "batch time *streams dim"]:
+        """The residual state after the last site: (batch, time, n, C), or (batch, time, C) for plain residuals."""
+        rotation = rotations(tokens.shape[1], self.config.dim // self.config.heads, tokens.device)
+        x = self.embed(tokens)
+        if self.streams is not None:
+            x = sm.expand(x, self.streams)
+        for site in self.sites:
+            x = site(x, rotation)
+        return x
+
+    def loss(self, inputs: Int64[Tensor, "batch time"], targets: Int64[Tensor, "batch time"]) -> Float[Tensor, ""]:
+        """Mean cross-entropy in nats a byte, in float32."""
+        return F.cross_entropy(self(inputs).flatten(0, 1).float(), targets.flatten())
+
+
+def rotations(time: int, width: int, device: torch.device) -> Rotation:
+    """cos and sin of position * 10000^(-2i / width), each (time, width / 2)."""
+    frequencies = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float32, device=device) / width)
+    angles = torch.arange(time, dtype=torch.float32, device=device)[:, None] * frequencies
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Float[Tensor, "batch heads time width"], rotation: Rotation) -> Float[Tensor, "batch heads time width"]:
+    """Rotary positions (arXiv 2104.09864): turn the pair (x[i], x[i + width / 2]) by its angle."""
+    cos, sin = rotation
+    a, b = x.float().chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1).to(x.dtype)
+
+
+def seeded(seed: int, name: str) -> torch.Generator:
+    """A generator that depends on the seed and the name, and on nothing drawn before."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -1,0 +1,119 @@
+"""Reading a comparison's folder as far as it goes: what is missing or broken becomes a note, not an error."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from streammix.lab.config import Config, from_dict
+from streammix.lab.errors import LabError
+from streammix.lab.files import read_json
+from streammix.lab.metrics import read_metrics
+from streammix.lab.report_maps import Maps, measure_checkpoint
+
+T = TypeVar("T")
+
+
+@dataclass
+class Run:
+    """One connection's run. What could not be read is empty or None, and `notes` says why."""
+
+    name: str
+    folder: Path
+    config: Config | None = None
+    summary: dict[str, Any] = field(default_factory=dict)
+    train: list[dict[str, Any]] = field(default_factory=list)
+    val: list[dict[str, Any]] = field(default_factory=list)
+    maps: Maps | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def val_loss(self) -> float | None:
+        """The last validation loss measured, in nats a byte."""
+        last = self.val[-1]["loss"] if self.val else None
+        return self.summary.get("val_loss", last)
+
+    @property
+    def step(self) -> int:
+        """The last step that is known to have been taken."""
+        return self.summary.get("steps") or max((r["step"] for r in self.train + self.val), default=0)
+
+    @property
+    def state(self) -> str:
+        """Empty for a finished run, else how far it came."""
+        if self.summary:
+            return ""
+        if not self.step:
+            return "not started"
+        return f"stopped at step {self.step}" + (f" of {self.config.steps}" if self.config else "")
+
+
+@dataclass
+class Comparison:
+    """A comparison's folder in memory; `runs` in the order in which they are shown."""
+
+    folder: Path
+    runs: list[Run]
+    bigram: float | None
+    data: dict[str, Any]
+    notes: list[str]
+
+    def find(self, name: str) -> Run | None:
+        return next((run for run in self.runs if run.name == name), None)
+
+
+def read_comparison(folder: Path) -> Comparison:
+    """Everything the report shows, including measurements of the trained models.
+
+    Raises:
+        LabError: the folder does not exist or holds no run at all.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise LabError(f"{folder}: no such folder; accepted: one that `streammix compare` has written")
+    notes: list[str] = []
+    saved = attempt(lambda: mapping(folder / "compare.json"), folder / "compare.json", notes) or {}
+    summaries = saved.get("runs") or {}
+    found = sorted(path.parent.name for path in folder.glob("*/config.json"))
+    names = list(dict.fromkeys([*summaries, *found]))
+    if not names:
+        raise LabError(f"{folder}: holds no run; accepted: a folder that `streammix compare` has written")
+    runs = [read_run(folder / name, summaries.get(name) or {}) for name in names]
+    runs.sort(key=lambda run: run.name != "residual")  # the baseline first; the rest keep their order
+    return Comparison(folder, runs, saved.get("bigram_val_loss"), saved.get("data") or {}, notes)
+
+
+def read_run(folder: Path, summary: dict[str, Any]) -> Run:
+    """One run and, where it has a checkpoint, the measurements of its model."""
+    run = Run(folder.name, folder, summary=summary)
+    config = folder / "config.json"
+    run.config = attempt(lambda: from_dict(mapping(config), config), config, run.notes)
+    if not summary and (folder / "summary.json").exists():
+        run.summary = attempt(lambda: mapping(folder / "summary.json"), folder / "summary.json", run.notes) or {}
+    records = attempt(lambda: read_metrics(folder), folder / "metrics.jsonl", run.notes) or []
+    run.train = [r for r in records if r.get("kind") == "train" and {"step", "loss", "grad_norm"} <= r.keys()]
+    run.val = [r for r in records if r.get("kind") == "val" and {"step", "loss"} <= r.keys()]
+    if not records:
+        run.notes.append(f"{folder}: no measurements (metrics.jsonl is missing or empty)")
+    if run.config is not None:
+        measured = attempt(lambda: measure_checkpoint(folder), folder, run.notes)
+        run.maps = measured[1] if measured else None
+    return run
+
+
+def mapping(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; LabError where it holds something else."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise LabError(f"{path}: holds a JSON {type(value).__name__}; accepted: an object")
+    return value
+
+
+def attempt(read: Callable[[], T], path: Path, notes: list[str]) -> T | None:
+    """What `read` returns; where what it reads at `path` is missing or broken, None and a note."""
+    try:
+        return read()
+    except (LabError, OSError, ValueError) as error:
+        said = str(error)
+        notes.append(said if str(path) in said else f"{path}: {said}")
+        return None

@@ -1,0 +1,121 @@
+"""The language model, and what a connection may and may not change in it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from streammix.lab import data, optim
+from streammix.lab.config import Config, connections
+from streammix.lab.model import GPT, rotate, rotations
+from streammix.lab.train import train_step
+
+IDENTITY_AT_START = ["hc", "hc-static", "mhc", "mhc-sinkhorn", "ihc"]
+SMALL = {"dim": 32, "layers": 3, "heads": 2, "context": 24, "batch": 4, "steps": 20, "warmup": 2}
+
+
+def build(connection: str, **changes: object) -> GPT:
+    return GPT(Config(**SMALL | {"connection": connection} | changes))
+
+
+def some_tokens(count: int = 4) -> torch.Tensor:
+    return torch.randint(256, (count, 24), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("connection", connections())
+def test_logits_are_causal(connection: str) -> None:
+    model, tokens = build(connection), some_tokens()
+    changed = tokens.clone()
+    changed[:, 10:] = (changed[:, 10:] + 1) % 256
+    before, after = model(tokens), model(changed)
+    assert before.shape == (4, 24, 256)
+    torch.testing.assert_close(before[:, :10], after[:, :10])
+    assert (before[:, 10:] - after[:, 10:]).abs().amax() > 1e-3
+
+
+@pytest.mark.parametrize("connection", IDENTITY_AT_START)
+@pytest.mark.parametrize("streams", [1, 2, 4])
+def test_new_model_equals_the_plain_residual_one(connection: str, streams: int) -> None:
+    tokens = some_tokens()
+    plain, joined = build("residual")(tokens), build(connection, streams=streams)(tokens)
+    assert plain.std() > 0.05  # or the comparison would say nothing
+    assert (plain - joined).abs().amax() <= 1e-5
+
+
+@pytest.mark.parametrize("connection", IDENTITY_AT_START)
+def test_branches_matter_from_the_start(connection: str) -> None:
+    """With branches that wrote nothing, equality at the start would be empty."""
+    model, tokens = build(connection), some_tokens()
+    before = model(tokens)
+    for name, parameter in model.named_parameters():
+        if name.endswith("out.weight"):
+            parameter.data.zero_()
+    assert (model(tokens) - before).abs().amax() > 0.1
+
+
+@pytest.mark.parametrize("connection", connections()[1:])
+def test_streams_differ_after_training(connection: str, text: Path) -> None:
+    """Streams that start as copies must not stay so."""
+    corpus = data.load([str(text)])
+    config = Config(**SMALL | {"connection": connection, "lr": 1e-2})
+    model = GPT(config)
+    optimizer = optim.adamw(model, config)
+    losses = [train_step(model, optimizer, corpus, config, s, torch.device("cpu"))[0] for s in range(1, 21)]
+    assert losses[-1] < losses[0] - 1
+    states = model.states(some_tokens())
+    assert states.shape == (4, 24, 4, 32)
+    for i in range(4):
+        for j in range(i):
+            difference = (states[..., i, :] - states[..., j, :]).norm() / states[..., i, :].norm()
+            assert difference > 1e-3, (i, j, difference)
+
+
+def test_plain_weights_do_not_depend_on_the_connection() -> None:
+    plain = build("residual").state_dict()
+    for connection in connections()[1:]:
+        model = build(connection)
+        shared = {name: value for name, value in model.state_dict().items() if not model.is_connection(name)}
+        assert shared.keys() == plain.keys()
+        assert all(value.equal(plain[name]) for name, value in shared.items())
+
+
+def test_every_weight_depends_on_the_seed_and_on_nothing_else() -> None:
+    torch.manual_seed(5)
+    first = build("deepseek-v4").state_dict()
+    before = torch.get_rng_state()
+    again = build("deepseek-v4").state_dict()
+    assert torch.get_rng_state().equal(before)
+    other = build("deepseek-v4", seed=1).state_dict()
+    for name, value in first.items():
+        assert value.equal(again[name]), name
+        assert value.unique().numel() == 1 or "bias" in name or not value.equal(other[name]), name
+
+
+def test_rotary_positions_are_relative() -> None:
+    q, k = torch.randn(2, 1, 1, 1, 8, generator=torch.Generator().manual_seed(2)).double().expand(2, 1, 1, 12, 8)
+    cos, sin = rotations(12, 8, torch.device("cpu"))
+    scores = rotate(q, (cos, sin)) @ rotate(k, (cos, sin)).mT
+    for offset in range(-11, 12):
+        diagonal = scores[0, 0].diagonal(offset)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-5, rtol=0)
+    torch.testing.assert_close(scores[0, 0, 0, 0], (q[0, 0, 0] * k[0, 0, 0]).sum(), atol=1e-6, rtol=0)
+    assert scores[0, 0].std() > 0.01
+
+
+def test_loss_is_the_mean_cross_entropy() -> None:
+    model, tokens = build("mhc"), some_tokens()
+    logits = model(tokens[:, :-1])
+    chosen = F.log_softmax(logits.double(), -1).gather(-1, tokens[:, 1:, None])
+    torch.testing.assert_close(model.loss(tokens[:, :-1], tokens[:, 1:]).double(), -chosen.mean(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("connection", ["residual", "mhc"])
+def test_bfloat16_autocast_stays_close(connection: str) -> None:
+    model, tokens = build(connection), some_tokens()
+    exact = model.loss(tokens[:, :-1], tokens[:, 1:])
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = model.loss(tokens[:, :-1], tokens[:, 1:])
+    assert rough.dtype == torch.float32
+    assert rough.item() != exact.item()
+    assert abs(rough.item() - exact.item()) < 0.02
