@@ -1,5 +1,7 @@
 """What a user calls on tensors: projections of mixing matrices, and the maps between streams and branches."""
 
+from types import SimpleNamespace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -33,8 +35,10 @@ def birkhoff(logits: Float[Tensor, "*batch n n"], *, tol: float | None = None) -
     _check_square("logits", logits)
     if tol is not None and not tol > 0:
         raise ValueError(f"tol: got {tol}; accepted: None or a positive number")
-    wide, narrow = _widen(logits)
-    return ops.current().birkhoff(wide, tol).to(narrow)
+    if logits.dtype in _WIDE:
+        return _matrix_ops(logits).birkhoff(logits, tol)
+    wide, result = _widen(logits)
+    return _matrix_ops(logits).birkhoff(wide, tol).to(result)
 
 
 def sinkhorn(
@@ -69,8 +73,10 @@ def sinkhorn(
         raise ValueError(f"rounds: got {rounds}; accepted: integers >= 1")
     if recipe not in RECIPES:
         raise ValueError(f"recipe: no Sinkhorn recipe is called {recipe!r}; accepted: {', '.join(RECIPES)}")
-    wide, narrow = _widen(logits)
-    return ops.current().sinkhorn(wide, rounds, recipe).to(narrow)
+    if logits.dtype in _WIDE:
+        return _matrix_ops(logits).sinkhorn(logits, rounds, recipe)
+    wide, result = _widen(logits)
+    return _matrix_ops(logits).sinkhorn(wide, rounds, recipe).to(result)
 
 
 def read(x: Float[Tensor, "*batch n C"], pre: Float[Tensor, "*#batch n"]) -> Float[Tensor, "*batch C"]:
@@ -121,10 +127,22 @@ def write(
     return ops.current().write(x, y.expand(*batch, C), post.expand(*batch, n), res.expand(*batch, n, n))
 
 
+_WIDE = (torch.float32, torch.float64)
+
+
+def _matrix_ops(logits: Tensor) -> SimpleNamespace:
+    return ops.current_for_matrices(logits.device.type, logits.shape[-1])
+
+
 def _widen(logits: Tensor) -> tuple[Tensor, torch.dtype]:
-    """The logits in the computing dtype, and the dtype of the result."""
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    return logits.to(wide), wide if autocast_enabled(logits) else logits.dtype
+    """Half-precision logits as the operator takes them, and the dtype of the result.
+
+    Operators compute half precision in float32 by themselves. Where a gradient is to come, they are given float32 all
+    the same, so that the matrix saved for it is not rounded.
+    """
+    result = torch.float32 if autocast_enabled(logits) else logits.dtype
+    inference = result == logits.dtype and not (torch.is_grad_enabled() and logits.requires_grad)
+    return logits if inference else logits.float(), result
 
 
 def autocast_enabled(tensor: Tensor) -> bool:
@@ -141,8 +159,9 @@ def _check_floating(name: str, tensor: Tensor) -> None:
 
 def _check_square(name: str, logits: Tensor) -> None:
     _check_floating(name, logits)
-    if logits.ndim < 2 or logits.shape[-1] != logits.shape[-2] or logits.shape[-1] == 0:
-        raise ValueError(f"{name}: got shape {tuple(logits.shape)}; accepted: (..., n, n) with n >= 1")
+    shape = logits.shape
+    if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:
+        raise ValueError(f"{name}: got shape {tuple(shape)}; accepted: (..., n, n) with n >= 1")
 
 
 def _check_streams(x: Tensor) -> tuple[torch.Size, int, int]:

@@ -1,6 +1,15 @@
 """torch.library operators: schema, fake kernel, autograd and vmap here; one folder a backend below."""
 
 from . import birkhoff, sinkhorn, streams  # registers the operators
-from .backend import Backend, backend, backends, current
+from .backend import Backend, backend, backends, current, current_for_matrices
 
-__all__ = ["Backend", "backend", "backends", "birkhoff", "current", "sinkhorn", "streams"]
+__all__ = [
+    "Backend",
+    "backend",
+    "backends",
+    "birkhoff",
+    "current",
+    "current_for_matrices",
+    "sinkhorn",
+    "streams",
+]

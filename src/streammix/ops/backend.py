@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+from . import cpu
 from .registry import DISPATCHED, EAGER, operators
 
 
@@ -16,7 +17,7 @@ class Backend:
     name: what `streammix.backend(name)` takes.
     devices: device types it serves.
     available: whether it can run here; `reason` says why, or why not.
-    chosen: whether `auto` uses it on its devices.
+    chosen: whether `auto` uses it on some device.
     """
 
     name: str
@@ -28,7 +29,11 @@ class Backend:
 
 def backends() -> tuple[Backend, ...]:
     """What is built, what `auto` chooses and why."""
-    return (Backend("eager", ("any",), True, True, "plain PyTorch formulas; no native backend is built"),)
+    everywhere = "plain PyTorch formulas, any device and n"
+    return (
+        Backend("eager", ("any",), True, True, everywhere),
+        Backend("cpu", ("cpu",), cpu.library.loaded, cpu.library.loaded, cpu.library.reason),
+    )
 
 
 _choice = threading.local()
@@ -39,7 +44,9 @@ def backend(name: str) -> Iterator[None]:
     """Run the operators called inside, and the backward passes of those calls, with one backend.
 
     Args:
-        name: "eager", or "auto" (native where a native kernel serves the device, eager elsewhere; the default).
+        name: "eager"; "cpu" (the native one: tensors elsewhere or too large for it raise); or "auto" (native where a
+            native kernel serves the tensor, eager elsewhere; the default). Operators without a native kernel on any
+            device, `read` and `write` so far, are eager in all three.
 
     Raises:
         ValueError: no backend has this name.
@@ -64,3 +71,17 @@ def backend(name: str) -> Iterator[None]:
 def current() -> SimpleNamespace:
     """The operators of the backend in force."""
     return operators[EAGER if getattr(_choice, "name", "auto") == "eager" else DISPATCHED]
+
+
+def current_for_matrices(device: str, n: int) -> SimpleNamespace:
+    """The operators in force for n x n matrices on a device type.
+
+    Raises:
+        RuntimeError: the backend asked for does not serve them.
+    """
+    name = getattr(_choice, "name", "auto")
+    if name == "eager" or (name == "auto" and n > cpu.LARGEST_N):
+        return operators[EAGER]
+    if name == "cpu" and (device != "cpu" or n > cpu.LARGEST_N):
+        raise RuntimeError(f"backend 'cpu': got n = {n} on {device}; accepted: n <= {cpu.LARGEST_N} on cpu")
+    return operators[DISPATCHED]

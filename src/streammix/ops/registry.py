@@ -86,9 +86,14 @@ def _differentiable(
     )
 
     def call(*args: Any) -> Any:
-        if torch._C._are_functorch_transforms_active() and not torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            return op(*args)
+        if torch._C._are_functorch_transforms_active():
             return bridge.apply(*args)  # type: ignore[attr-defined]
-        return op(*args)
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            return op(*args)
+        with torch._C._AutoDispatchBelowAutograd():  # saves register_autograd's Python, most of a small call's time
+            return op(*args)
 
     return call
 

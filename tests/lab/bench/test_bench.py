@@ -71,7 +71,7 @@ def test_bench_writes_figures_and_plot(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"only": ["acuracy"]}, r"--only: there is no part 'acuracy'; accepted: accuracy, speed"),
+        ({"only": ["acuracy"]}, r"--only: there is no part 'acuracy'; accepted: accuracy, memory"),
         ({"families": ["N(0,2)"]}, r"--family: there is no family 'N\(0,2\)'; accepted: N\(0,1\)"),
         ({"batches": [0]}, r"integers >= 1"),
         ({"plot_path": "x.gif"}, r"--plot: got x.gif; accepted: .*\.svg"),

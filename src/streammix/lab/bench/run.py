@@ -59,9 +59,10 @@ def bench(
             status.update("memory")
             results["memory"] = memory(n=n)
             for row in results["memory"]:
+                peak, beyond = row["peak"] / 1e6, row["beyond"] / 1e6
                 console.print(
-                    f"{row['contender']}, forward + backward of {row['batch']:,} matrices: peak {row['peak'] / 1e6:,.1f}"
-                    f" MB, {row['beyond'] / 1e6:,.1f} MB beyond logits, matrices and their gradients"
+                    f"{row['contender']}, forward + backward of {row['batch']:,} matrices: peak {peak:,.1f} MB,"
+                    f" {beyond:,.1f} MB beyond logits, matrices and their gradients"
                 )
         if "speed" in wanted:
             results["speed"] = projection.speed(

@@ -44,7 +44,8 @@ def write_backward(
 
 
 def _widened(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """In the common dtype, and contiguous: torch multiplies batches of strided matrices one by one."""
     dtype = torch.float32
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
-    return tuple(tensor.to(dtype) for tensor in tensors)
+    return tuple(tensor.to(dtype).contiguous() for tensor in tensors)

@@ -1,0 +1,167 @@
+// The CPU kernels of the operators that Python defines (streammix::birkhoff and so on), through LibTorch's stable ABI: one binary
+// for every torch since 2.10.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "kernels.h"
+
+namespace streammix {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Matrices a thread takes at least: below this, waking another costs more than it saves.
+constexpr int64_t grain(int n, int cheap) { return 1 + cheap / (n * n * n); }
+
+struct Batch {
+    DType dtype;
+    int64_t count;
+    int n;
+};
+
+Batch batch_of(const Tensor& matrices) {
+    const int64_t dim = matrices.dim(), n = dim < 2 ? 0 : matrices.size(dim - 1);
+    STD_TORCH_CHECK(n >= 1 && n <= largest_n && matrices.size(dim - 2) == n,
+                    "streammix: the CPU backend takes matrices (..., n, n) with 1 <= n <= ", largest_n);
+    const auto dtype = [&] {
+        switch (matrices.scalar_type()) {
+            case ScalarType::Float: return DType::float32;
+            case ScalarType::Double: return DType::float64;
+            case ScalarType::Half: return DType::float16;
+            case ScalarType::BFloat16: return DType::bfloat16;
+            default: break;
+        }
+        STD_TORCH_CHECK(false, "streammix: the CPU backend takes float16, bfloat16, float32 and float64");
+    }();
+    return {dtype, matrices.numel() / (n * n), static_cast<int>(n)};
+}
+
+void check_same(const Tensor& a, const Tensor& b) {
+    bool same = a.scalar_type() == b.scalar_type() && a.dim() == b.dim();
+    for (int64_t k = 0; same && k < a.dim(); ++k) same = a.size(k) == b.size(k);
+    STD_TORCH_CHECK(same, "streammix: the gradient's shape or dtype is not the matrices'");
+}
+
+// The tensor itself where it is contiguous: asking the dispatcher costs a small call more than the work.
+Tensor as_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
+// A new contiguous tensor of t's shape and dtype, past the dispatcher.
+Tensor new_like(const Tensor& t) {
+    int32_t dtype, device_type, device;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &device_type));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(t.get(), &device));
+    AtenTensorHandle made;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(t.dim(), t.sizes().data(), t.strides().data(), dtype, device_type, device, &made));
+    return Tensor(made);
+}
+
+// f(begin, end) over the batch on torch's threads, or here and now if it is small.
+template <class F>
+void for_batch(int64_t count, int64_t grain, const F& f) {
+    if (count <= grain) return f(int64_t{0}, count);
+    torch::stable::parallel_for(0, count, grain, f);
+}
+
+Tensor birkhoff(const Tensor& logits, std::optional<double> tol) {
+    const Batch batch = batch_of(logits);
+    const Tensor in = as_contiguous(logits);
+    Tensor out = new_like(in);
+    const void* from = in.const_data_ptr();
+    void* to = out.mutable_data_ptr();
+    const Kernels& k = kernels();
+    for_batch(batch.count, grain(batch.n, 32768), [&](int64_t begin, int64_t end) {
+        k.project(batch.dtype, from, to, begin, end, batch.n, tol.value_or(0));
+    });
+    return out;
+}
+
+Tensor birkhoff_backward(const Tensor& grad, const Tensor& matrix) {
+    check_same(grad, matrix);
+    const Batch batch = batch_of(matrix);
+    const Tensor G = as_contiguous(grad), T = as_contiguous(matrix);
+    Tensor out = new_like(T);
+    const void *g = G.const_data_ptr(), *t = T.const_data_ptr();
+    void* to = out.mutable_data_ptr();
+    const Kernels& k = kernels();
+    for_batch(batch.count, grain(batch.n, 65536), [&](int64_t begin, int64_t end) {
+        k.project_backward(batch.dtype, g, t, to, begin, end, batch.n);
+    });
+    return out;
+}
+
+Recipe recipe_of(std::string_view name) {
+    if (name == "mhc") return Recipe::mhc;
+    if (name == "deepseek-v4") return Recipe::deepseek_v4;
+    if (name == "megatron") return Recipe::megatron;
+    if (name == "liger") return Recipe::liger;
+    if (name == "transformer-engine") return Recipe::transformer_engine;
+    if (name == "lucidrains") return Recipe::lucidrains;
+    STD_TORCH_CHECK(false, "streammix: no Sinkhorn recipe is called '", std::string(name), "'");
+}
+
+int rounds_of(int64_t rounds) {
+    STD_TORCH_CHECK(rounds >= 1 && rounds <= INT32_MAX, "streammix: rounds are at least 1");
+    return static_cast<int>(rounds);
+}
+
+Tensor sinkhorn(const Tensor& logits, int64_t rounds, const std::string& recipe) {
+    const Batch batch = batch_of(logits);
+    const Recipe rule = recipe_of(recipe);
+    const int r = rounds_of(rounds);
+    const Tensor in = as_contiguous(logits);
+    Tensor out = new_like(in);
+    const void* from = in.const_data_ptr();
+    void* to = out.mutable_data_ptr();
+    const Kernels& k = kernels();
+    for_batch(batch.count, grain(batch.n, 32768), [&](int64_t begin, int64_t end) {
+        k.sinkhorn(batch.dtype, from, to, begin, end, batch.n, r, rule);
+    });
+    return out;
+}
+
+Tensor sinkhorn_backward(const Tensor& grad, const Tensor& logits, int64_t rounds, const std::string& recipe) {
+    check_same(grad, logits);
+    const Batch batch = batch_of(logits);
+    const Recipe rule = recipe_of(recipe);
+    const int r = rounds_of(rounds);
+    const Tensor G = as_contiguous(grad), R = as_contiguous(logits);
+    Tensor out = new_like(R);
+    const void *g = G.const_data_ptr(), *from = R.const_data_ptr();
+    void* to = out.mutable_data_ptr();
+    const Kernels& k = kernels();
+    for_batch(batch.count, grain(batch.n, 16384), [&](int64_t begin, int64_t end) {
+        k.sinkhorn_backward(batch.dtype, g, from, to, begin, end, batch.n, r, rule);
+    });
+    return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(streammix, CPU, m) {
+    m.impl("birkhoff", TORCH_BOX(&birkhoff));
+    m.impl("birkhoff_backward", TORCH_BOX(&birkhoff_backward));
+    m.impl("sinkhorn", TORCH_BOX(&sinkhorn));
+    m.impl("sinkhorn_backward", TORCH_BOX(&sinkhorn_backward));
+}
+
+}  // namespace streammix
+
+// For ctypes: the name of the instruction set in use, or nullptr with the reason why none is in *why (static storage).
+extern "C" __attribute__((visibility("default"))) const char* streammix_isa(const char** why) {
+    static std::string reason;
+    try {
+        return streammix::kernels().isa;
+    } catch (const std::exception& e) {
+        reason = e.what();
+        *why = reason.c_str();
+        return nullptr;
+    }
+}

@@ -1,0 +1,317 @@
+// A block of matrices between memory (one after the other, row-major) and registers (one matrix a lane: x[e] is entry e of all of
+// them). 16-bit floats are converted in the registers.
+//
+// Vectors are taken as 16-byte parts of L numbers. L entries of W matrices are read part by part, so that register k holds
+// those of the matrices k, L + k, 2 L + k, ...; an L x L transpose within every part then puts matrix m into lane m.
+#pragma once
+
+#include <utility>
+
+#include "number.h"
+
+namespace streammix::SM_ISA {
+
+struct Half {
+    uint16_t bits;
+};
+struct BFloat16 {
+    uint16_t bits;
+};
+
+template <class V>
+struct LanesOf;
+template <class F, int W>
+struct LanesOf<Simd<F, W>> {
+    static constexpr int value = W;
+    using Single = Simd<F, W>;
+};
+template <class V>
+struct LanesOf<Pair<V>> {
+    static constexpr int value = 2 * LanesOf<V>::value;
+    using Single = V;
+};
+template <class V>
+inline constexpr int lanes = LanesOf<V>::value;
+
+// ------------------------------------------------------------------------------------------------------ 16-bit conversions
+template <int W>
+using U16 = typename VectorOf<uint16_t, W>::type;
+template <int W>
+using U32 = typename VectorOf<uint32_t, W>::type;
+template <int W>
+using F32 = typename VectorOf<float, W>::type;
+
+template <int W>
+SM_FN F32<W> widen(BFloat16, U16<W> h) {
+    return (F32<W>)(__builtin_convertvector(h, U32<W>) << 16);
+}
+// Round to nearest, ties to even; a NaN stays one.
+template <int W>
+SM_FN U16<W> narrow(BFloat16, F32<W> x) {
+    const U32<W> b = (U32<W>)x;
+    const U32<W> rounded = (b + 0x7fff + ((b >> 16) & 1)) >> 16;
+    return __builtin_convertvector(x == x ? rounded : (b >> 16) | 0x40, U16<W>);
+}
+
+template <int W>
+SM_FN F32<W> widen(Half, U16<W> h) {
+#if defined(__AVX512F__)
+    if constexpr (W == 16) return (F32<W>)_mm512_cvtph_ps((__m256i)h);
+#endif
+#if defined(__F16C__)
+    if constexpr (W == 8) return (F32<W>)_mm256_cvtph_ps((__m128i)h);
+#endif
+    // Exponent and mantissa moved into place, then rescaled: exact. All-ones exponents become infinity or NaN. Subnormals are
+    // normalised by a subtraction, since the scaling's input would itself be subnormal, and flushed.
+    const U32<W> b = __builtin_convertvector(h, U32<W>), magnitude = (b & 0x7fff) << 13;
+    const U32<W> subnormal = (U32<W>)((F32<W>)((b & 0x3ff) | 0x4b000000) - 0x1p23f);
+    const F32<W> small = (F32<W>)subnormal * 0x1p-24f;
+    const U32<W> normal = magnitude + (112u << 23);
+    const U32<W> finite = (b & 0x7c00) != 0 ? normal : (U32<W>)small;
+    return (F32<W>)(((b & 0x7c00) == 0x7c00 ? magnitude | 0x7f800000 : finite) | (b & 0x8000) << 16);
+}
+template <int W>
+SM_FN U16<W> narrow(Half, F32<W> x) {
+#if defined(__AVX512F__)
+    if constexpr (W == 16) return (U16<W>)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT);
+#endif
+#if defined(__F16C__)
+    if constexpr (W == 8) return (U16<W>)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT);
+#endif
+    // Adding 2^(e + 13) rounds to the 10 bits (fewer when subnormal) that a half keeps, ties to even.
+    const U32<W> b = (U32<W>)x, sign = b & 0x80000000, a = b ^ sign;
+    const U32<W> least = U32<W>{} + 0x38800000;  // 2^-14, the smallest normal half
+    const U32<W> unit = ((a < least ? least : a) & 0x7f800000) + (13u << 23);
+    const F32<W> y = ((F32<W>)a + (F32<W>)unit) - (F32<W>)unit;
+    const U32<W> normal = ((U32<W>)y - (112u << 23)) >> 13;
+    const U32<W> subnormal = (U32<W>)(y * 0x1p24f + 0x1p23f) & 0x7ff;
+    const U32<W> finite = (U32<W>)y < least ? subnormal : normal;
+    const U32<W> large = a >= 0x477ff000 ? U32<W>{} + 0x7c00 : finite;  // 65520 and more: infinity
+    return __builtin_convertvector((a > 0x7f800000 ? U32<W>{} + 0x7e00 : large) | sign >> 16, U16<W>);
+}
+
+// ------------------------------------------------------------------------------------------------- a register from its parts
+template <class F>
+inline constexpr int part = 16 / sizeof(F);  // L
+
+template <int n>
+using Indices = std::make_integer_sequence<int, n>;
+template <class T, int... i>
+SM_FN auto join(T low, T high, std::integer_sequence<int, i...>) {
+    return __builtin_shufflevector(low, high, i...);
+}
+template <int from, class T, int... i>
+SM_FN auto cut(T x, std::integer_sequence<int, i...>) {
+    return __builtin_shufflevector(x, x, (from + i)...);
+}
+
+// n numbers, their parts from `at(b)`, `at(b + 1)`, ... The inserts of AVX and AVX-512 read memory without a shuffle.
+template <class F, int n, class Address>
+SM_FN typename VectorOf<F, n>::type gather_parts(Address at, int b) {
+    using Vector = typename VectorOf<F, n>::type;
+    constexpr int L = part<F>;
+#if defined(SM_X86)
+    [[maybe_unused]] const auto read = [&](int i) __attribute__((always_inline)) { return _mm_loadu_ps(reinterpret_cast<const float*>(at(b + i))); };
+#if defined(__AVX512F__)
+    if constexpr (n == 4 * L) {
+        __m512 x = _mm512_castps128_ps512(read(0));
+        x = _mm512_insertf32x4(x, read(1), 1);
+        x = _mm512_insertf32x4(x, read(2), 2);
+        return (Vector)_mm512_insertf32x4(x, read(3), 3);
+    }
+#endif
+#if defined(__AVX__)
+    if constexpr (n == 2 * L) return (Vector)_mm256_insertf128_ps(_mm256_castps128_ps256(read(0)), read(1), 1);
+#endif
+#endif
+    if constexpr (n == L) {
+        Vector x;
+        memcpy(&x, at(b), 16);
+        return x;
+    } else {
+        return join(gather_parts<F, n / 2>(at, b), gather_parts<F, n / 2>(at, b + n / 2 / L), Indices<n>());
+    }
+}
+template <class F, int W, class Memory, class Address>
+SM_FN Simd<F, W> load_parts(Address at) {
+    if constexpr (sizeof(Memory) == 2) {
+        typename VectorOf<uint64_t, W / 4>::type p;
+        SM_UNROLL for (int b = 0; b < W / 4; ++b) {
+            uint64_t four;
+            memcpy(&four, at(b), 8);
+            p[b] = four;
+        }
+        return widen<W>(Memory(), (U16<W>)p);
+    } else {
+        return gather_parts<F, W>(at, 0);
+    }
+}
+
+template <class F, int n, class Address, class Kept>
+SM_FN void scatter_parts(typename VectorOf<F, n>::type x, Address at, Kept kept, int b) {
+    constexpr int L = part<F>;
+#if defined(SM_X86)
+    [[maybe_unused]] const auto write = [&](__m128 y, int i) __attribute__((always_inline)) {
+        if (kept(b + i)) _mm_storeu_ps(reinterpret_cast<float*>(at(b + i)), y);
+    };
+#if defined(__AVX512F__)
+    if constexpr (n == 4 * L) {
+        write(_mm512_castps512_ps128((__m512)x), 0);
+        write(_mm512_extractf32x4_ps((__m512)x, 1), 1);
+        write(_mm512_extractf32x4_ps((__m512)x, 2), 2);
+        write(_mm512_extractf32x4_ps((__m512)x, 3), 3);
+        return;
+    }
+#endif
+#if defined(__AVX__)
+    if constexpr (n == 2 * L) {
+        write(_mm256_castps256_ps128((__m256)x), 0);
+        write(_mm256_extractf128_ps((__m256)x, 1), 1);
+        return;
+    }
+#endif
+#endif
+    if constexpr (n == L) {
+        if (kept(b)) memcpy(at(b), &x, 16);
+    } else {
+        scatter_parts<F, n / 2>(cut<0>(x, Indices<n / 2>()), at, kept, b);
+        scatter_parts<F, n / 2>(cut<n / 2>(x, Indices<n / 2>()), at, kept, b + n / 2 / L);
+    }
+}
+// The parts b with kept(b) to `at(b)`
+template <class Memory, class F, int W, class Address, class Kept>
+SM_FN void store_parts(Simd<F, W> x, Address at, Kept kept) {
+    if constexpr (sizeof(Memory) == 2) {
+        const auto p = (typename VectorOf<uint64_t, W / 4>::type)narrow<W>(Memory(), x.v);
+        SM_UNROLL for (int b = 0; b < W / 4; ++b) {
+            const uint64_t four = p[b];
+            if (kept(b)) memcpy(at(b), &four, 8);
+        }
+    } else {
+        scatter_parts<F, W>(x.v, at, kept, 0);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------- L x L in every part
+// The blocks of h lanes off the diagonal change places.
+template <int h, class F, int W, int... i>
+SM_FN void exchange(Simd<F, W>& a, Simd<F, W>& b, std::integer_sequence<int, i...>) {
+    const auto low = __builtin_shufflevector(a.v, b.v, (i & h ? W + i - h : i)...);
+    const auto high = __builtin_shufflevector(a.v, b.v, (i & h ? W + i : i + h)...);
+    a.v = low;
+    b.v = high;
+}
+// Among registers whose numbers differ in the bits h, h / 2, .., 1
+template <int h, class F, int W>
+SM_FN void transpose(Simd<F, W>* x, int count) {
+    SM_UNROLL16 for (int i = 0; i < count; ++i)
+        if (!(i & h)) exchange<h>(x[i], x[i + h], Indices<W>());
+    if constexpr (h > 1) transpose<h / 2>(x, count);
+}
+
+// ----------------------------------------------------------------------------------------------------------- whole blocks
+template <class F, int W>
+SM_FN Simd<F, W>& single(Simd<F, W>& x, int) {
+    return x;
+}
+template <class V>
+SM_FN V& single(Pair<V>& x, int which) {
+    return which ? x.b : x.a;
+}
+
+// f(first) for every group of L entries; the last overlaps the one before when L does not divide their number
+template <int L, class Function>
+SM_FN void for_each_group(int entries, Function f) {
+    for (int e = 0; e < entries; e += L) f(e + L <= entries ? e : entries - L);
+}
+
+template <bool full, class V, class Memory>
+SM_FN void load_groups(const Memory* p, int count, V* x, int entries) {
+    using Single = typename LanesOf<V>::Single;
+    using F = Scalar<V>;
+    constexpr int W = lanes<Single>, L = part<F>;
+    for (int s = 0; s < lanes<V> / W; ++s)
+        for_each_group<L>(entries, [&](int first) {
+            Single r[L];
+            SM_UNROLL for (int k = 0; k < L; ++k)
+                r[k] = load_parts<F, W, Memory>([&](int b) {
+                    const int m = s * W + b * L + k;
+                    return p + int64_t(full || m < count ? m : count - 1) * entries + first;
+                });
+            transpose<L / 2>(r, L);
+            SM_UNROLL for (int k = 0; k < L; ++k) single(x[first + k], s) = r[k];
+        });
+}
+// Where W entries at a time make whole vectors of memory, those are written: wide stores are worth the longer transpose.
+template <class V, class Memory>
+SM_FN void store_whole(Memory* p, V* x, int entries) {
+    using Single = typename LanesOf<V>::Single;
+    constexpr int W = lanes<Single>;
+    for (int s = 0; s < lanes<V> / W; ++s)
+        for (int first = 0; first < entries; first += W) {
+            Single r[W];
+            SM_UNROLL16 for (int k = 0; k < W; ++k) r[k] = single(x[first + k], s);
+            transpose<W / 2>(r, W);
+            SM_UNROLL16 for (int m = 0; m < W; ++m) {
+                Memory* q = p + int64_t(s * W + m) * entries + first;
+                if constexpr (sizeof(Memory) == 2) {
+                    const auto h = narrow<W>(Memory(), r[m].v);
+                    memcpy(q, &h, sizeof h);
+                } else {
+                    memcpy(q, &r[m].v, sizeof r[m].v);
+                }
+            }
+        }
+}
+template <bool full, class V, class Memory>
+SM_FN void store_groups(Memory* p, int count, V* x, int entries) {
+    using Single = typename LanesOf<V>::Single;
+    using F = Scalar<V>;
+    constexpr int W = lanes<Single>, L = part<F>;
+    if (full && entries % W == 0) return store_whole(p, x, entries);
+    for (int s = 0; s < lanes<V> / W; ++s)
+        for_each_group<L>(entries, [&](int first) {
+            Single r[L];
+            SM_UNROLL for (int k = 0; k < L; ++k) r[k] = single(x[first + k], s);
+            transpose<L / 2>(r, L);
+            SM_UNROLL for (int k = 0; k < L; ++k)
+                store_parts<Memory>(r[k], [&](int b) { return p + int64_t(s * W + b * L + k) * entries + first; },
+                                    [&](int b) { return full || s * W + b * L + k < count; });
+        });
+}
+
+// x <- `count` matrices of `entries` numbers (known at compile time when known > 0), count <= lanes; the lanes left over repeat the last.
+template <int known, class V, class Memory>
+[[gnu::noinline]] void load_block(const Memory* p, int count, V* x, int entries) {
+    constexpr int L = part<Scalar<V>>;
+    if (known) entries = known;
+    if (entries < L) {  // n = 1
+        Memory padded[lanes<V> * L] = {};
+        V y[L];
+        for (int m = 0; m < count; ++m) padded[m * L] = p[m];
+        load_groups<true>(padded, lanes<V>, y, L);
+        x[0] = y[0];
+    } else if (count == lanes<V>) {
+        load_groups<true>(p, count, x, entries);
+    } else {
+        load_groups<false>(p, count, x, entries);
+    }
+}
+template <int known, class V, class Memory>
+[[gnu::noinline]] void store_block(Memory* p, int count, V* x, int entries) {
+    constexpr int L = part<Scalar<V>>;
+    if (known) entries = known;
+    if (entries < L) {
+        Memory padded[lanes<V> * L];
+        V y[L];
+        for (V& z : y) z = x[0];
+        store_groups<true>(padded, lanes<V>, y, L);
+        for (int m = 0; m < count; ++m) p[m] = padded[m * L];
+    } else if (count == lanes<V>) {
+        store_groups<true>(p, count, x, entries);
+    } else {
+        store_groups<false>(p, count, x, entries);
+    }
+}
+
+}  // namespace streammix::SM_ISA
