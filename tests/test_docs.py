@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/layers.md", "docs/projection.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/layers.md", "docs/manifolds.md", "docs/projection.md"])
 def test_code_runs(page):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
     assert blocks

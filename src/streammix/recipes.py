@@ -24,6 +24,9 @@ class Recipe:
         model equals the plain residual one. "zero": all biases zero.
     rotate: with start "identity", how strongly site k starts by reading stream k mod n: "one-hot" (only it), "soft"
         (sigmoid(1) = 0.73 of the weight). Never uniformly: streams that start identical and symmetric stay so.
+    mix_start: the logits of H_res with start "identity": the manifold's identity_logits, or "zero" as some papers have
+        it. Under any H_res whose rows sum to one equal streams stay so: a new model still equals the plain one.
+    freeze_mix_gate: with flattened logits, the gate on those of H_res stays at `gate` instead of being learned.
     weight_std: standard deviation of the projection's initial weights.
     gate: initial value of the scalar gates on the dynamic part.
     norm_eps: eps of the normalisation of the state.
@@ -41,6 +44,8 @@ class Recipe:
     read_eps: float = 0.0
     start: Literal["identity", "zero"] = "identity"
     rotate: Literal["one-hot", "soft"] = "soft"
+    mix_start: Literal["identity", "zero"] = "identity"
+    freeze_mix_gate: bool = False
     weight_std: float = 0.0
     gate: float = 0.01
     norm_eps: float = 1e-6
@@ -121,7 +126,127 @@ _RECIPES = (
     ),
 )
 
-_BY_NAME = {recipe.name: recipe for recipe in _RECIPES}
+#: What the constrained recipes after mHC share: its generator, activations and rotating reads.
+_AS_MHC: dict[str, Any] = {"logits": "flattened", "read": "sigmoid", "write": "twice-sigmoid"}
+
+_CONSTRAINED = (
+    Recipe(
+        name="mhc-lite",
+        source="mHC-lite: arXiv 2601.05732, Eq. 4-5, and its code",
+        note="All n! permutations up to n = 6, a seeded sample beyond. H_res starts as in its code (0 / -8), reads and"
+        " writes as in mhc; its code also starts one write larger, and ends streams in their sum.",
+        manifold="permutations",
+        **_AS_MHC,
+    ),
+    Recipe(
+        name="kromhc",
+        source="KromHC: arXiv 2601.21579, Sec. 4, and its code",
+        note="Factors are the primes of n, each a mixture of permutations, under one gate as published; its code takes"
+        " powers of two only. Starts and end as in mhc-lite.",
+        manifold="kronecker",
+        **_AS_MHC,
+    ),
+    Recipe(
+        name="go-mhc",
+        source="go-mHC: arXiv 2604.02309, Sec. 3, s = 2",
+        note="Its language model's initialisation is not published, and zero logits would never learn: they start "
+        "small. Reads and writes as in mhc.",
+        manifold="orthostochastic",
+        manifold_options={"s": 2},
+        **_AS_MHC,
+    ),
+    Recipe(
+        name="tbp",
+        source="TBP-mHC: arXiv 2605.21724, sequential chart, and its code",
+        note="H_res starts near the identity; its code starts at zero logits, mix_start='zero', where sigma_2 = 0.41 at"
+        " n = 4 and with equal writes the streams hardly come apart. (n - 1)^2 logits where its code makes n^2 and uses"
+        " as many. Reads and writes as in mhc; its code also starts one write larger.",
+        manifold="transportation",
+        **_AS_MHC,
+    ),
+    Recipe(
+        name="rtbp",
+        source="RTBP: arXiv 2605.21724, recursive chart, and its code",
+        note="As tbp. Its code's start at zero logits, mix_start='zero', is 11'/n for n a power of two: it erases every"
+        " difference between streams, and with equal writes they stay copies.",
+        manifold="transportation",
+        manifold_options={"chart": "recursive"},
+        **_AS_MHC,
+    ),
+    Recipe(
+        name="c-mhc",
+        source="C-mHC: contactsebi/circulant-hyper-connections, leaky, beta = 4",
+        note="The leak beta / (2 sites) is that of 24 sites: set manifold_options={'sites': ...} to your network's. "
+        "H_res starts at zero logits as published, a uniform leak, weights N(0, 0.02^2 / (n C)) at zero instead; reads"
+        " as in mhc where its code starts them at 1/n; a gate a group instead of one.",
+        manifold="circulant",
+        manifold_options={"sites": 24},
+        mix_start="zero",
+        **_AS_MHC,
+    ),
+    Recipe(
+        name="shc",
+        source="sHC: arXiv 2603.20896, and its code",
+        note="Its code has one gate each for the three groups of mixing logits, here one for all. H_res starts as in "
+        "its code, reads and writes as in mhc.",
+        manifold="spectral-sphere",
+        **_AS_MHC,
+    ),
+    Recipe(
+        name="isohc",
+        source="The sigma = 1 member of sHC (arXiv 2603.20896); no paper of its own",
+        note="Rotations that keep the mean of the streams. The gate on its logits is frozen, as oHC advises for "
+        "orthogonal mixing; all else as in mhc.",
+        manifold="isometric",
+        freeze_mix_gate=True,
+        **_AS_MHC,
+    ),
+    Recipe(
+        name="ohc",
+        source="oHC: arXiv 2609.02672, quaternion form",
+        note="n = 4 only. The gate on the mixing logits is frozen as published. Eight logits where the paper uses 8 of"
+        " mHC's 16 channels; reads and writes as in mhc.",
+        manifold="quaternion",
+        freeze_mix_gate=True,
+        **_AS_MHC,
+    ),
+    Recipe(
+        name="jpmhc-cayley",
+        source="JPmHC: arXiv 2602.18308, Sec. 3 and App. I",
+        note="The exact Cayley map replaces two steps of its iteration (manifold_options={'iterations': 2} is the "
+        "paper). The paper makes reads and writes from n x n softmaxes without stating their temperature or start, and"
+        " takes a LayerNorm; here reads and writes are as in mhc.",
+        manifold="stiefel",
+        **_AS_MHC,
+    ),
+    Recipe(
+        name="jpmhc-grassmann",
+        source="JPmHC: arXiv 2602.18308, App. J",
+        note="H_res is a static projector of rank n / 2, never near the identity; it keeps equal streams, so a new "
+        "model still equals the plain residual one. Trained by the model's optimizer, not the paper's own. Reads and "
+        "writes as in mhc.",
+        manifold="grassmann",
+        **_AS_MHC,
+    ),
+    Recipe(
+        name="jpmhc-sinkhorn",
+        source="JPmHC: arXiv 2602.18308, App. B and C",
+        note="The gradient is solved for exactly instead of by 4 n Gauss-Seidel steps. The paper leaves the start "
+        "open: as in mhc.",
+        manifold="implicit-sinkhorn",
+        **_AS_MHC,
+    ),
+    Recipe(
+        name="perm-mix",
+        source="JPmHC: arXiv 2602.18308, Perm-Mix",
+        note="n >= 3. Six fixed permutations; which one its seed 42 drew is not stated. The start is left open: H_res "
+        "as in mhc-lite, reads and writes as in mhc.",
+        manifold="permutation-mix",
+        **_AS_MHC,
+    ),
+)
+
+_BY_NAME = {recipe.name: recipe for recipe in (*_RECIPES, *_CONSTRAINED)}
 
 
 def names() -> tuple[str, ...]:

@@ -14,6 +14,16 @@ RECIPES = sm.recipes.names()
 IDENTITY_STARTS = [name for name in RECIPES if sm.recipes.get(name).start == "identity"]
 
 
+def accepts(recipe, streams):
+    """Whether the recipe's manifold exists for so many streams."""
+    recipe = sm.recipes.get(recipe)
+    try:
+        sm.manifolds.get(recipe.manifold, streams, **recipe.manifold_options)
+    except ValueError:
+        return False
+    return True
+
+
 class Branch(nn.Sequential):
     def __init__(self, dim):
         super().__init__(nn.RMSNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
@@ -47,8 +57,9 @@ class Net(nn.Module):
         return self.head(self.collapse(x))
 
 
-@pytest.mark.parametrize("streams", [2, 3, 4, 8])
-@pytest.mark.parametrize("recipe", IDENTITY_STARTS)
+@pytest.mark.parametrize(
+    ("recipe", "streams"), [(name, n) for name in IDENTITY_STARTS for n in (2, 3, 4, 8) if accepts(name, n)]
+)
 def test_starts_as_the_plain_residual_network(recipe, streams, seed):
     plain, ours = Net(), Net(recipe=recipe, streams=streams)
     ours.head.load_state_dict(plain.head.state_dict())
@@ -56,7 +67,7 @@ def test_starts_as_the_plain_residual_network(recipe, streams, seed):
     torch.testing.assert_close(ours(x), plain(x), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("recipe", IDENTITY_STARTS)
+@pytest.mark.parametrize("recipe", [name for name in IDENTITY_STARTS if accepts(name, 1)])
 def test_one_stream_starts_as_the_plain_residual_network(recipe, seed):
     """A single sigmoid cannot read exactly one; 3e-4 short of it is what the saturation allows."""
     plain, ours = Net(), Net(recipe=recipe, streams=1)
@@ -143,13 +154,15 @@ def test_formula(seed):
     torch.testing.assert_close(site(x), res @ x + post.unsqueeze(-1) * y.unsqueeze(-2))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+# jpmhc-sinkhorn's gradient is by intention not that of its 20 rounds: see tests/manifolds/test_closed_forms.py
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "jpmhc-sinkhorn"])
 def test_gradcheck(recipe, seed):
-    site = sm.HyperConnection(nn.Tanh(), 3, 2, recipe).double()
+    n = next(n for n in (2, 3, 4) if accepts(recipe, n))
+    site = sm.HyperConnection(nn.Tanh(), 3, n, recipe).double()
     with torch.no_grad():
         for p in site.parameters():
             p.add_(0.3 * torch.randn_like(p))
-    x = torch.randn(2, 2, 3, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, n, 3, dtype=torch.float64, requires_grad=True)
     names, params = zip(*site.named_parameters())
 
     def call(x, *params):
@@ -160,15 +173,24 @@ def test_gradcheck(recipe, seed):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_compile_checkpoint_copy_and_state_dict(recipe, seed):
+def test_compile(recipe, seed):
     torch._dynamo.reset()
+    site = sm.HyperConnection(nn.Tanh(), 8, 4, recipe)
+    compiled = torch.compile(site, fullgraph=True, dynamic=True, backend="aot_eager")
+    for tokens in (3, 5):
+        x = torch.randn(tokens, 4, 8, requires_grad=True)
+        out, expected = compiled(x), site(x)
+        torch.testing.assert_close(out, expected)
+        ours, theirs = (torch.autograd.grad(o.square().sum(), [x, *site.parameters()]) for o in (out, expected))
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_checkpoint_copy_and_state_dict(recipe, seed):
     net = Net(recipe=recipe, depth=2)
     x = torch.randn(3, 16, requires_grad=True)
     out = net(x)
     expected = torch.autograd.grad(out.square().sum(), x)
-    compiled = torch.compile(net, fullgraph=True, dynamic=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x), out)
-    torch.testing.assert_close(torch.autograd.grad(compiled(x).square().sum(), x), expected)
     rebuilt = checkpoint(net, x, use_reentrant=False)
     torch.testing.assert_close(torch.autograd.grad(rebuilt.square().sum(), x), expected)
     fresh = Net(recipe=recipe, depth=2)
@@ -261,15 +283,53 @@ def test_a_branch_must_be_callable():
 @pytest.mark.parametrize(
     ("recipe", "expected"),
     [
-        # n = 4, C = 768. mHC's published 1,843,848 over 24 sites includes a norm weight of n C, absorbed in phi here.
+        # n = 4, C = 768. mHC's published 1,843,848, mHC-lite's 2,433,864 and KromHC's 958,824 over 24 sites include a
+        # norm weight of n C, absorbed in phi here.
         ("hc-static", 4 * 6),
         ("hc", 2 * 768 + 768 * 6 + 4 * 6 + 2),
         ("mhc", 1_843_848 // 24 - 4 * 768),
         ("mhc-sinkhorn", 1_843_848 // 24 - 4 * 768),
         ("ihc", 8 * 4 * 768 + 8 + 2),
         ("deepseek-v4", 24 * 4 * 768 + 24 + 3),
+        ("mhc-lite", 2_433_864 // 24 - 4 * 768),
+        ("kromhc", 958_824 // 24 - 4 * 768),
+        ("go-mhc", (28 + 8) * (4 * 768 + 1) + 3),
+        ("tbp", (9 + 8) * (4 * 768 + 1) + 3),
+        ("rtbp", (9 + 8) * (4 * 768 + 1) + 3),
+        ("c-mhc", (4 + 8) * (4 * 768 + 1) + 3),
+        ("shc", (9 + 8) * (4 * 768 + 1) + 3 + 2),  # and gamma_u, gamma_v; its code has 5 gates
+        ("isohc", (3 + 8) * (4 * 768 + 1) + 2),  # one gate frozen
+        ("ohc", (8 + 8) * (4 * 768 + 1) + 2),
+        ("jpmhc-cayley", (16 + 8) * (4 * 768 + 1) + 3),
+        ("jpmhc-grassmann", 8 * (4 * 768 + 1) + 2 + 4 * 2),
+        ("jpmhc-sinkhorn", (16 + 8) * (4 * 768 + 1) + 3),
+        ("perm-mix", (6 + 8) * (4 * 768 + 1) + 3),
     ],
 )
 def test_parameter_counts(recipe, expected):
     site = sm.HyperConnection(None, 768, 4, recipe)
     assert sum(p.numel() for p in site.parameters()) == expected
+
+
+def test_a_frozen_gate_is_a_constant(seed):
+    site = sm.HyperConnection(None, 8, 4, "ohc")
+    assert site.logits.gate.shape == (2,)
+    with torch.no_grad():
+        site.logits.weight.normal_()
+    x = torch.randn(5, 4, 8)
+    flat = x.flatten(-2)
+    m = flat @ site.logits.weight[8:].mT / flat.square().mean(-1, keepdim=True).sqrt()
+    torch.testing.assert_close(site.coefficients(x)[2], site.manifold(0.01 * m))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_matrices_are_made_in_full_precision_under_autocast(recipe, seed):
+    site = sm.HyperConnection(None, 8, 4, recipe)
+    with torch.no_grad():
+        site.logits.bias.add_(torch.randn_like(site.logits.bias))
+    x = torch.randn(5, 4, 8)
+    plain = site.coefficients(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        autocast = site.coefficients(x)
+    for a, b in zip(autocast, plain):
+        assert torch.equal(a, b)

@@ -1,25 +1,55 @@
 """Every manifold keeps what it declares, for any logits."""
 
+import contextlib
 import copy
 import pickle
 
 import pytest
 import torch
-from torch.autograd import gradcheck
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.autograd import gradcheck, gradgradcheck
 
 import streammix as sm
 
+OPTIONS = {
+    "sinkhorn": [{"recipe": recipe} for recipe in sm.ops.sinkhorn.eager.RECIPES],
+    "permutations": [{}, {"count": 2}],
+    "kronecker": [{"by": by} for by in ("permutations", "birkhoff", "orthostochastic", "closed")],
+    "orthostochastic": [{"s": 1}, {"s": 2}, {"s": 3}],
+    "transportation": [{"chart": c, "scaled": s} for c in ("sequential", "recursive") for s in (False, True)],
+    "circulant": [{}, {"sites": 24}],
+    "stiefel": [{}, {"iterations": 2}],
+    "grassmann": [{}, {"rank": 1}],
+}
 
-def all_manifolds(n):
-    named = [sm.manifolds.get(name, n) for name in sm.manifolds.names() if name != "sinkhorn"]
-    return named + [sm.manifolds.Sinkhorn(n, recipe=r) for r in sm.ops.sinkhorn.eager.RECIPES]
+
+def all_manifolds():
+    for n in (1, 2, 3, 4, 5, 6, 8):
+        for name in sm.manifolds.names():
+            for options in OPTIONS.get(name, [{}]):
+                with contextlib.suppress(ValueError):  # an n that it does not take: see test_arguments.py
+                    yield sm.manifolds.get(name, n, **options)
 
 
 def label(manifold):
-    return f"{type(manifold).__name__}-{manifold.streams}-{getattr(manifold, 'recipe', '')}"
+    return f"{type(manifold).__name__}({manifold.extra_repr()})".replace(" ", "")
 
 
-MANIFOLDS = [m for n in (1, 2, 3, 4, 6) for m in all_manifolds(n)]
+MANIFOLDS = list(all_manifolds())
+OF_FOUR = [m for m in MANIFOLDS if m.streams == 4]
+SMALL = [m for m in MANIFOLDS if m.streams == 3 or isinstance(m, sm.manifolds.Quaternion)]
+
+
+def learns(manifold):
+    """Whether the set has more than one matrix for its logits to choose from."""
+    if manifold.streams == 1:
+        return isinstance(manifold, sm.manifolds.Unconstrained)
+    return manifold.num_logits > 0
+
+
+def test_every_manifold_is_here():
+    assert {name.replace("-", "") for name in sm.manifolds.names()} == {type(m).__name__.lower() for m in OF_FOUR}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -27,49 +57,124 @@ MANIFOLDS = [m for n in (1, 2, 3, 4, 6) for m in all_manifolds(n)]
 @pytest.mark.parametrize("manifold", MANIFOLDS, ids=label)
 def test_guarantees_hold(manifold, scale, dtype, seed):
     n = manifold.streams
-    H = manifold(scale * torch.randn(200, manifold.num_logits, dtype=dtype))
-    assert H.shape == (200, n, n)
+    H = manifold(scale * torch.randn(100, manifold.num_logits, dtype=dtype))
+    assert H.shape == (100, n, n)
     assert H.dtype == dtype
-    assert manifold.contains(H, atol=4e-7 * n).all()
+    assert manifold.contains(H, atol=4e-7 * n if not manifold.guarantees.orthogonal else 2e-6).all()
+
+
+@st.composite
+def batches(draw, num_logits):
+    """Logits out of a few values each, so that ties, zeros and extremes meet; some stored in half precision."""
+    palette = draw(st.lists(st.floats(-1e4, 1e4, width=32) | st.sampled_from([-1.0, 0.0, 1e4]), min_size=1, max_size=5))
+    shape = draw(st.sampled_from([(), (3,), (2, 0), (2, 1, 3)]))
+    pick = torch.randint(
+        len(palette), (*shape, num_logits), generator=torch.Generator().manual_seed(draw(st.integers(0, 99)))
+    )
+    logits = torch.tensor(palette, dtype=torch.float64)[pick]
+    stored = draw(st.sampled_from([torch.bfloat16, torch.float16, torch.float32, torch.float64]))
+    return logits.to(stored).to(draw(st.sampled_from([torch.float32, torch.float64])))
+
+
+@pytest.mark.parametrize("manifold", MANIFOLDS, ids=label)
+def test_no_logits_break_the_guarantees(manifold):
+    n = manifold.streams
+
+    @settings(max_examples=10, deadline=None, derandomize=True)
+    @given(batches(manifold.num_logits))
+    def attempt(logits):
+        H = manifold(logits)
+        assert H.shape == (*logits.shape[:-1], n, n)
+        assert H.dtype == logits.dtype
+        assert manifold.contains(H, atol=2e-6 if manifold.guarantees.orthogonal else 4e-7 * n).all()
+
+    attempt()
+
+
+@pytest.mark.parametrize("manifold", MANIFOLDS, ids=label)
+def test_sums_are_one(manifold, seed):
+    """Rows and columns to 4e-7 n, orthogonality to 2e-6, also for logits stored in bfloat16."""
+    n, promised = manifold.streams, manifold.guarantees
+    logits = (10 * torch.randn(500, manifold.num_logits)).bfloat16()
+    H = manifold(logits.float()).double()
+    if promised.rows:
+        assert (H.sum(-1) - 1).abs().max() <= 4e-7 * n
+    if promised.columns:
+        assert (H.sum(-2) - 1).abs().max() <= 4e-7 * n
+    if promised.orthogonal:
+        assert (H.mT @ H - torch.eye(n)).abs().max() <= 2e-6
+
+
+@pytest.mark.parametrize("manifold", OF_FOUR, ids=label)
+def test_half_precision_logits(manifold, seed):
+    """Computed in float32; the older sets return their input's dtype, the others float32."""
+    logits = torch.randn(7, manifold.num_logits).bfloat16()
+    H = manifold(logits)
+    assert H.dtype in (torch.float32, torch.bfloat16)
+    torch.testing.assert_close(H, manifold(logits.float()).to(H.dtype), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("manifold", MANIFOLDS, ids=label)
 def test_start_is_close_to_the_identity(manifold):
     n = manifold.streams
     H = manifold(manifold.identity_logits())
-    assert (H - torch.eye(n)).abs().max() < 4e-3
     assert manifold.contains(H).item()
+    if isinstance(manifold, sm.manifolds.Grassmann):  # a projector of lower rank; it keeps equal streams
+        torch.testing.assert_close(H.sum(-1), torch.ones(n))
+        return
+    # mHC-lite's published start spreads 0.8% over the other permutations.
+    atol = 8e-3 if isinstance(manifold, sm.manifolds.Permutations | sm.manifolds.Kronecker) else 4e-3
+    assert (H - torch.eye(n)).abs().max() < atol
 
 
-@pytest.mark.parametrize("manifold", MANIFOLDS, ids=label)
+@pytest.mark.parametrize("manifold", [m for m in MANIFOLDS if learns(m)], ids=label)
 def test_gradient_flows_at_the_start(manifold, seed):
-    if manifold.num_logits == 0 or (manifold.streams == 1 and not isinstance(manifold, sm.manifolds.Unconstrained)):
-        return  # a set of one matrix has nothing to learn
-    logits = manifold.identity_logits().requires_grad_()
+    logits = manifold.identity_logits().repeat(5, 1).requires_grad_()
     H = manifold(logits)
     (g,) = torch.autograd.grad((H * torch.randn_like(H)).sum(), logits)
     assert g.abs().max() > 1e-5
 
 
-@pytest.mark.parametrize("manifold", [m for m in MANIFOLDS if m.streams == 3], ids=label)
+@pytest.mark.parametrize("manifold", [m for m in SMALL if learns(m)], ids=label)
 def test_gradcheck(manifold, seed):
-    assert gradcheck(manifold, (torch.randn(2, manifold.num_logits, dtype=torch.float64, requires_grad=True),))
+    logits = 0.5 * torch.randn(2, manifold.num_logits, dtype=torch.float64)
+    assert gradcheck(manifold, (logits.requires_grad_(),))
+    # ImplicitSinkhorn's second derivative is that of the limit, which 20 rounds reach to 1e-6 here.
+    assert gradgradcheck(manifold, (logits,), fast_mode=True, atol=1e-4)
 
 
-def test_exact_marginals_after_bfloat16_logits(seed):
-    manifold = sm.manifolds.Birkhoff(4)
-    logits = (10 * torch.randn(5000, 16)).bfloat16().float()
-    H = manifold(logits).double()
-    assert (H.sum(-1) - 1).abs().max() <= 4e-7 * 4
-    assert (H.sum(-2) - 1).abs().max() <= 4e-7 * 4
+@pytest.mark.parametrize("manifold", OF_FOUR, ids=label)
+def test_transforms(manifold, seed):
+    logits = torch.randn(5, manifold.num_logits, dtype=torch.float64)
+    torch.testing.assert_close(torch.func.vmap(manifold)(logits), manifold(logits))
+    if manifold.num_logits:
+        jacobian = torch.func.vmap(torch.func.jacrev(manifold))(logits)
+        expected = torch.autograd.functional.jacobian(lambda x: manifold(x).sum(0), logits)
+        torch.testing.assert_close(jacobian, expected.movedim(2, 0))
 
 
-def test_composition_over_96_sites_does_not_drift(seed):
-    manifold = sm.manifolds.Birkhoff(4)
-    P = torch.eye(4).expand(100, 4, 4)
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("manifold", [m for m in OF_FOUR if learns(m)], ids=label)
+def test_a_non_finite_logit_spoils_its_own_matrix_only(manifold, bad, seed):
+    logits = torch.randn(3, manifold.num_logits)
+    expected = manifold(logits)
+    logits[1, -1] = bad
+    H = manifold(logits)
+    assert torch.equal(H[[0, 2]], expected[[0, 2]])
+    spoilt = ~H[1].isfinite()
+    assert spoilt.any() if isinstance(manifold, sm.manifolds.Unconstrained) else spoilt.all()
+    assert manifold.contains(H).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("manifold", OF_FOUR, ids=label)
+def test_composition_over_96_sites_does_not_drift(manifold, seed):
+    """What is promised of a matrix is promised of products: of 96 of them in float32 up to 96 roundings."""
+    if manifold.guarantees == sm.manifolds.Guarantees():
+        return
+    P = torch.eye(4).expand(50, 4, 4)
     for _ in range(96):
-        P = manifold(10 * torch.randn(100, 16)) @ P
-    assert manifold.contains(P, atol=5e-5).all()
+        P = manifold(torch.randn(50, manifold.num_logits)) @ P
+    assert sm.manifolds.Manifold.contains(manifold, P, atol=5e-5).all()
 
 
 def test_contains_refuses():
@@ -86,6 +191,11 @@ def test_contains_refuses():
     )
     assert manifold.contains(cases).tolist() == [True, False, False, False, False]
     assert not sm.manifolds.Identity(2).contains(good).item()
+    swap = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    assert sm.manifolds.Stiefel(2).contains(swap).item()
+    assert not sm.manifolds.Stiefel(2).contains(good).item()
+    half = torch.full((2, 2), 0.5)
+    assert sm.manifolds.Grassmann(2).contains(torch.stack([half, torch.eye(2), swap])).tolist() == [True, False, False]
 
 
 def test_orientation_of_truncated_recipes(seed):
@@ -97,24 +207,11 @@ def test_orientation_of_truncated_recipes(seed):
     assert (H.sum(-2) - 1).abs().max() > 1e-3
 
 
-def test_bad_input():
-    with pytest.raises(ValueError, match=r"'birkof'; accepted: birkhoff, sinkhorn"):
-        sm.manifolds.get("birkof", 4)
-    for streams in (0, -1, 2.0, True):
-        with pytest.raises(ValueError, match=r"streams: got .*accepted: integers >= 1"):
-            sm.manifolds.Birkhoff(streams)
-    with pytest.raises(ValueError, match=r"\(2, 15\); Birkhoff\(streams=4\) accepts \(\.\.\., 16\)"):
-        sm.manifolds.Birkhoff(4)(torch.zeros(2, 15))
-    with pytest.raises(ValueError, match=r"Identity\(streams=4\) accepts \(\.\.\., 0\)"):
-        sm.manifolds.Identity(4)(torch.zeros(2, 1))
-    with pytest.raises(ValueError, match=r"'deepseek'; accepted: mhc"):
-        sm.manifolds.Sinkhorn(4, recipe="deepseek")
-    with pytest.raises(TypeError, match=r"int64"):
-        sm.manifolds.Birkhoff(4)(torch.zeros(2, 16, dtype=torch.int64))
-
-
-@pytest.mark.parametrize("manifold", [m for m in MANIFOLDS if m.streams == 4], ids=label)
+@pytest.mark.parametrize("manifold", OF_FOUR, ids=label)
 def test_copies(manifold, seed):
     logits = torch.randn(3, manifold.num_logits)
-    for twin in (copy.deepcopy(manifold), pickle.loads(pickle.dumps(manifold))):
+    twins = [copy.deepcopy(manifold), pickle.loads(pickle.dumps(manifold)), copy.deepcopy(manifold).bfloat16()]
+    rebuilt = copy.deepcopy(manifold).to_empty(device="cpu")
+    rebuilt.reset_parameters()
+    for twin in (*twins, rebuilt):
         assert torch.equal(twin(logits), manifold(logits))

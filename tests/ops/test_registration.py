@@ -21,6 +21,7 @@ def samples(dtype=torch.float64):
         "birkhoff_backward": (make(2, 3, 4, 4), T),
         "sinkhorn": (make(2, 3, 4, 4), 5, "deepseek-v4"),
         "sinkhorn_backward": (make(2, 3, 4, 4), make(2, 3, 4, 4), 5, "deepseek-v4"),
+        "implicit_sinkhorn": (make(2, 3, 4, 4), 5),
         "read": (x, pre),
         "read_backward": (y, x, pre),
         "write": (x, y, post, res),

@@ -3,7 +3,7 @@
 Each generator maps x (..., n, C) to the read logits (..., n), the write logits (..., n) and the num_res mixing logits.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,21 +13,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..functional import autocast_enabled
+from ..manifolds.precision import AtLeastFloat32, parameter_dtype
 
 Logits = tuple[Tensor, Tensor, Tensor]
 
 
-class Coefficients(nn.Module):
-    """A generator of logits. Its floating point parameters stay in float32 at least: `.half()` and `.bfloat16()` on the
-    model pass them by, because a mixing matrix made in bfloat16 is hundreds of times less stochastic."""
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        def at_least_float32(t: Tensor) -> Tensor:
-            out = fn(t)
-            narrowed = out.is_floating_point() and out.itemsize < 4 and t.itemsize >= 4
-            return torch.empty_like(out, dtype=t.dtype).copy_(t) if narrowed else out
-
-        return super()._apply(at_least_float32, recurse)
+class Coefficients(AtLeastFloat32):
+    """A generator of logits."""
 
     def reset_parameters(self, bias: Tensor, weight_std: float, gate: float) -> None:
         """Biases as given, projection weights N(0, weight_std^2), every gate `gate`."""
@@ -63,19 +55,25 @@ class Flattened(Coefficients):
         streams: n.
         sizes: how many logits each group has.
         norm_eps: added to the mean square.
+        frozen_gate: the last group's gate, if it is to be this constant instead of a parameter.
 
     Parameters:
-        weight (sum(sizes), n C), columns ordered stream by stream; bias (sum(sizes)); gate (number of groups).
+        weight (sum(sizes), n C), columns ordered stream by stream; bias (sum(sizes)); gate (number of groups that have
+        logits and a gate to learn).
     """
 
-    def __init__(self, dim: int, streams: int, sizes: Sequence[int], norm_eps: float) -> None:
+    def __init__(
+        self, dim: int, streams: int, sizes: Sequence[int], norm_eps: float, *, frozen_gate: float | None = None
+    ) -> None:
         super().__init__()
         self.sizes = tuple(sizes)
         self.norm_eps = norm_eps
+        self.frozen_gate = frozen_gate
         dtype = parameter_dtype()
+        learned = self.sizes if frozen_gate is None else self.sizes[:-1]
         self.weight = nn.Parameter(torch.empty(sum(sizes), streams * dim, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(sum(sizes), dtype=dtype))
-        self.gate = nn.Parameter(torch.empty(sum(size > 0 for size in sizes), dtype=dtype))
+        self.gate = nn.Parameter(torch.empty(sum(size > 0 for size in learned), dtype=dtype))
 
     def forward(self, x: Float[Tensor, "*batch n C"]) -> tuple[Tensor, ...]:
         dtype = torch.promote_types(self.weight.dtype, x.dtype)
@@ -83,7 +81,7 @@ class Flattened(Coefficients):
             flat = x.flatten(-2).to(dtype)
             inverse_rms = torch.rsqrt(flat.square().mean(-1, keepdim=True) + self.norm_eps)
             projected = F.linear(flat, self.weight.to(dtype)) * inverse_rms
-            gates = iter(self.gate.to(dtype))
+            gates = iter([*self.gate.to(dtype), self.frozen_gate])
             return tuple(
                 next(gates) * m + b if m.shape[-1] else m
                 for m, b in zip(projected.split(self.sizes, -1), self.bias.to(dtype).split(self.sizes))
@@ -143,11 +141,6 @@ class PerStream(Coefficients):
             self.weight.normal_(std=weight_std) if weight_std else self.weight.zero_()
             self.bias.copy_(bias)
             self.gate.fill_(gate)
-
-
-def parameter_dtype() -> torch.dtype:
-    """The default dtype, float32 at least."""
-    return torch.promote_types(torch.get_default_dtype(), torch.float32)
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[Any]:

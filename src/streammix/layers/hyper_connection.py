@@ -13,7 +13,7 @@ from ..functional import read, write
 from ..manifolds import Manifold
 from ..recipes import Activation, Recipe
 from . import initialisation
-from .coefficients import Coefficients, Flattened, PerStream, Static
+from .coefficients import Coefficients, Flattened, PerStream, Static, full_precision
 
 
 class HyperConnection(nn.Module):
@@ -70,6 +70,7 @@ class HyperConnection(nn.Module):
         """Set the connection's parameters to the recipe's start; the branch is left alone."""
         with torch.device("cpu"):
             start = initialisation.biases(self.recipe, self.streams, self.site, self.manifold.identity_logits())
+        self.manifold.reset_parameters()
         self.logits.reset_parameters(start, self.recipe.weight_std, self.recipe.gate)
 
     def forward(self, x: Float[Tensor, "*batch n C"], *args: Any, **kwargs: Any) -> Any:
@@ -98,7 +99,8 @@ class HyperConnection(nn.Module):
         pre = _activate(self.recipe.read, pre)
         if self.recipe.read_eps:
             pre = pre + self.recipe.read_eps
-        return pre, _activate(self.recipe.write, post), self.manifold(res)
+        with full_precision(x):
+            return pre, _activate(self.recipe.write, post), self.manifold(res)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, streams={self.streams}, recipe={self.recipe.name!r}, site={self.site}"
@@ -130,7 +132,7 @@ def _generator(recipe: Recipe, dim: int, streams: int, num_logits: int) -> Coeff
         case "static":
             return Static(sizes)
         case "flattened":
-            return Flattened(dim, streams, sizes, recipe.norm_eps)
+            return Flattened(dim, streams, sizes, recipe.norm_eps, frozen_gate=_frozen_gate(recipe))
         case "per-stream":
             if num_logits != streams**2:
                 raise ValueError(
@@ -138,6 +140,10 @@ def _generator(recipe: Recipe, dim: int, streams: int, num_logits: int) -> Coeff
                     f" n^2 = {streams**2}"
                 )
             return PerStream(dim, streams, recipe.norm_eps)
+
+
+def _frozen_gate(recipe: Recipe) -> float | None:
+    return recipe.gate if recipe.freeze_mix_gate else None
 
 
 def _check_index(name: str, value: int, least: int) -> None:

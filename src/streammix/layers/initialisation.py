@@ -15,7 +15,8 @@ def biases(recipe: Recipe, streams: int, site: int, identity_logits: Tensor) -> 
         return torch.zeros(2 * streams + len(identity_logits))
     read = inverse(recipe.read, read_weights(recipe, streams, site))
     write = inverse(recipe.write, torch.ones(streams))
-    return torch.cat([read, write, identity_logits])
+    mix = identity_logits if recipe.mix_start == "identity" else torch.zeros_like(identity_logits)
+    return torch.cat([read, write, mix])
 
 
 def read_weights(recipe: Recipe, streams: int, site: int) -> Tensor:

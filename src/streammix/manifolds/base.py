@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
+
+from .precision import AtLeastFloat32
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,10 @@ class Guarantees:
     orthogonal: bool = False
 
 
-class Manifold(nn.Module):
+class Manifold(AtLeastFloat32):
     """A feasible set for H_res. Subclasses give num_logits, guarantees, forward and identity_logits.
+
+    Half-precision logits give a float32 matrix, unless the subclass says otherwise; all others one of their own dtype.
 
     Args:
         streams: n, the number of streams, >= 1.
@@ -51,6 +55,12 @@ class Manifold(nn.Module):
     def identity_logits(self) -> Float[Tensor, " num_logits"]:
         """Logits from which training starts: those of the identity, or so close to it that they still learn."""
         raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Set the manifold's own parameters and constants, where it has any, to their start."""
+        for part in self.modules():
+            if part is not self and isinstance(part, Manifold):
+                part.reset_parameters()
 
     def contains(self, H: Float[Tensor, "*batch n n"], atol: float = 1e-5) -> Bool[Tensor, "*batch"]:
         """Whether each matrix satisfies the guarantees of the set up to atol."""
@@ -78,7 +88,15 @@ class Manifold(nn.Module):
         self._check(logits)
         return logits.unflatten(-1, (self.streams, self.streams))
 
+    def _wide(self, logits: Tensor) -> Tensor:
+        """The logits, checked, in float32 at least; all of a matrix's NaN if one of them is not finite."""
+        self._check(logits)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return torch.where(logits.isfinite().all(-1, keepdim=True), logits, torch.nan)
+
     def _check(self, logits: Tensor) -> None:
+        if not logits.is_floating_point():
+            raise TypeError(f"logits: got dtype {logits.dtype}; accepted: float16, bfloat16, float32, float64")
         if logits.ndim < 1 or logits.shape[-1] != self.num_logits:
             raise ValueError(
                 f"logits: got shape {tuple(logits.shape)}; {type(self).__name__}(streams={self.streams}) accepts"

@@ -7,15 +7,17 @@ import torch
 from torch import Tensor
 
 from . import birkhoff  # noqa: F401  registers birkhoff_backward
+from .eager import sinkhorn as eager
 from .registry import define
 
 
 def implicit_sinkhorn(logits: Tensor, rounds: int) -> Tensor:
-    """(..., n, n) -> (..., n, n): rounds of rows, then columns, in the log domain (arXiv 2602.18308, App. B)."""
-    log_P = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    for _ in range(rounds):
-        log_P = log_P.log_softmax(-1).log_softmax(-2)
-    return log_P.exp().to(logits.dtype)
+    """(..., n, n) -> (..., n, n): rounds of rows, then columns (arXiv 2602.18308, App. B).
+
+    The paper stays in the log domain throughout; TransformerEngine's form leaves it after the first round: the same
+    numbers.
+    """
+    return eager.sinkhorn(logits, rounds, "transformer-engine")
 
 
 def _empty(logits: Tensor, rounds: int) -> Tensor:

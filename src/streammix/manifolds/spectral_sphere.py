@@ -1,0 +1,49 @@
+import torch
+from torch import Tensor, nn
+
+from .base import Guarantees, Manifold
+from .precision import parameter_dtype
+from .rotations import cayley, helmert, skew
+
+IDENTITY_SIGMA = 4.0  # tanh(4) = 0.9993
+
+
+class SpectralSphere(Manifold):
+    r"""Bounded spectrum, sums kept: :math:`\{J + U_z E U_z^T : \|E\|_2 < 1\},\ J = 11^T/n` (sHC, arXiv 2603.20896).
+
+        E = U diag(tanh l_S) V',   U = Cayley(skew(gamma_u tanh l_U)),   V = Cayley(skew(gamma_v tanh l_V))
+
+    U_z is the Helmert basis of the vectors that sum to zero, so rows and columns sum to one; entries may be negative.
+    (n - 1)^2 logits: l_U and l_V ((n - 1)(n - 2) / 2 each), then l_S (n - 1). gamma_u, gamma_v are learnable, 1 at
+    first; at n = 4 they then reach every E of norm below one. Read from the source's code, as its formulas are.
+
+    Starts, as the source, with l_U = l_V = 0 and l_S = 4: singular values 0.9993, whose gradient tanh damps by 750.
+
+    Args:
+        streams: n >= 1.
+    """
+
+    guarantees = Guarantees(rows=True, columns=True, nonexpansive=True)
+
+    def __init__(self, streams: int) -> None:
+        super().__init__(streams)
+        m = streams - 1
+        self.num_logits = m**2
+        self.sizes = (m * (m - 1) // 2, m * (m - 1) // 2, m)
+        self.gamma = nn.Parameter(torch.empty(2, dtype=parameter_dtype()))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.gamma)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        n, m = self.streams, self.streams - 1
+        logits = self._wide(logits)
+        u, v, sigma = logits.tanh().split(self.sizes, -1)
+        gamma_u, gamma_v = self.gamma.to(logits.dtype)
+        U, V = cayley(skew(gamma_u * u, m)), cayley(skew(gamma_v * v, m))
+        basis = helmert(n, logits)
+        return 1 / n + (basis @ U * sigma.unsqueeze(-2)) @ (basis @ V).mT
+
+    def identity_logits(self) -> Tensor:
+        return torch.cat([torch.zeros(2 * self.sizes[0]), torch.full((self.sizes[2],), IDENTITY_SIGMA)])
