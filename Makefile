@@ -32,7 +32,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
 bench: $(READY)
 	$(BIN)/streammix bench --json docs/bench.json --plot docs/images/projection.svg

@@ -11,6 +11,7 @@ import pytest
 import streammix as sm
 
 ROOT = Path(__file__).parents[1]
+pytestmark = [pytest.mark.xdist_group("wheel"), pytest.mark.timeout(900)]  # one worker builds the wheel
 
 USE_IT = """
 import streammix as sm, torch, pathlib

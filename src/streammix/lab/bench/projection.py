@@ -45,13 +45,14 @@ def speed(
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Seconds a call, forward and forward + backward: one row a family, batch, pass and contender."""
-    maps = contenders(n, compile=compile)
     rows = []
     for family, draw in (families or {name: FAMILIES[name] for name in ("N(0,1)", "N(0,10^2)")}).items():
         for batch in batches:
             progress(f"{family}, n = {n}, {batch} matrices")
             torch.manual_seed(0)
             logits = draw(batch, n)
+            torch._dynamo.reset()  # past 8 shapes torch.compile gives up on a function, and would be timed uncompiled
+            maps = contenders(n, compile=compile)
             for which, calls in (("forward", forward(maps, logits)), ("forward+backward", both(maps, logits))):
                 timings = interleaved(calls, turns=turns)
                 rows += [

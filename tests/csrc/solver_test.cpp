@@ -1,0 +1,497 @@
+// The native kernels against plain references, over a fuzzed corpus; run under AddressSanitizer and UndefinedBehaviorSanitizer.
+// Usage: solver_test [--thorough] [isa ...] (default: all that run here). Exits 1 with a message at the first failure.
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <algorithm>
+#include <limits>
+#include <memory>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#define SM_ISA baseline
+#include "kernels.h"
+#include "transpose.h"
+
+using namespace streammix;
+using Matrix = std::vector<double>;
+
+namespace {
+
+int effort = 1;
+
+[[noreturn]] void fail(const std::string& what) {
+    printf("FAIL: %s\n", what.c_str());
+    exit(1);
+}
+void check(bool ok, const std::string& what) {
+    if (!ok) fail(what);
+}
+
+// ----------------------------------------------------------------------------------------------------- memory of any dtype
+float half_to_float(uint16_t h) {
+    const int exponent = h >> 10 & 31, mantissa = h & 1023;
+    const float magnitude = exponent == 31 ? (mantissa ? NAN : INFINITY) : exponent ? ldexpf(float(1024 + mantissa), exponent - 25) : ldexpf(float(mantissa), -24);
+    return h >> 15 ? -magnitude : magnitude;
+}
+float bfloat16_to_float(uint16_t h) {
+    const uint32_t bits = uint32_t(h) << 16;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+// By search: the nearest of all values, ties to the even one.
+uint16_t nearest(float x, float (*decode)(uint16_t), uint16_t infinity) {
+    const uint16_t sign = signbit(x) ? 0x8000 : 0;
+    if (isnan(x)) return infinity + 1;
+    uint16_t low = 0, high = infinity;
+    while (high - low > 1) {
+        const uint16_t middle = (low + high) / 2;
+        (decode(middle) <= fabsf(x) ? low : high) = middle;
+    }
+    if (isinf(x)) return sign | infinity;
+    // the value beyond the largest finite one, were the exponent range unlimited, decides what rounds to infinity
+    const double below = decode(low);
+    const double above = high == infinity ? 2 * double(decode(low)) - decode(uint16_t(low - 1)) : decode(high);
+    const double middle = (below + above) / 2, a = fabsf(x);
+    return sign | (a < middle || (a == middle && low % 2 == 0) ? low : high);
+}
+
+size_t bytes(DType t) { return t == DType::float64 ? 8 : t == DType::float32 ? 4 : 2; }
+double eps(DType t) { return t == DType::float64 ? 2.3e-16 : t == DType::float32 ? 1.2e-7 : t == DType::float16 ? 1e-3 : 8e-3; }
+const char* name(DType t) { return t == DType::float64 ? "float64" : t == DType::float32 ? "float32" : t == DType::float16 ? "float16" : "bfloat16"; }
+
+// Exactly `count` numbers on the heap, `offset` elements past the allocator's alignment, so that the sanitizer sees every byte too far.
+struct Buffer {
+    DType dtype;
+    int64_t count;
+    int offset;
+    std::unique_ptr<char[]> memory;
+    Buffer(DType t, int64_t n, int off = 0) : dtype(t), count(n), offset(off), memory(new char[(n + off) * bytes(t)]()) {}
+    char* data() { return memory.get() + offset * bytes(dtype); }
+    double get(int64_t i) {
+        char* p = data() + i * bytes(dtype);
+        double d;
+        float f;
+        uint16_t h;
+        switch (dtype) {
+            case DType::float64: return memcpy(&d, p, 8), d;
+            case DType::float32: return memcpy(&f, p, 4), f;
+            case DType::float16: return memcpy(&h, p, 2), half_to_float(h);
+            default: return memcpy(&h, p, 2), bfloat16_to_float(h);
+        }
+    }
+    void set(int64_t i, double x) {
+        char* p = data() + i * bytes(dtype);
+        const float f = float(x);
+        uint16_t h;
+        switch (dtype) {
+            case DType::float64: memcpy(p, &x, 8); break;
+            case DType::float32: memcpy(p, &f, 4); break;
+            case DType::float16: h = nearest(f, half_to_float, 0x7c00), memcpy(p, &h, 2); break;
+            default: h = nearest(f, bfloat16_to_float, 0x7f80), memcpy(p, &h, 2);
+        }
+    }
+    Matrix matrix(int64_t m, int nn) {
+        Matrix x(nn);
+        for (int e = 0; e < nn; ++e) x[e] = get(m * nn + e);
+        return x;
+    }
+};
+
+// -------------------------------------------------------------------------------------------------------------- references
+double log_sum_exp(const double* x, int n, int stride) {
+    double top = -INFINITY, s = 0;
+    for (int i = 0; i < n; ++i) top = std::max(top, x[i * stride]);
+    for (int i = 0; i < n; ++i) s += exp(x[i * stride] - top);
+    return top + log(s);
+}
+
+// Sinkhorn-Knopp in the log domain until it stands still
+Matrix reference_projection(Matrix R, int n) {
+    for (int round = 0; round < 20000; ++round) {
+        double change = 0;
+        for (int j = 0; j < n; ++j) {
+            const double l = log_sum_exp(&R[j], n, n);
+            change = std::max(change, fabs(l));
+            for (int i = 0; i < n; ++i) R[i * n + j] -= l;
+        }
+        for (int i = 0; i < n; ++i) {
+            const double l = log_sum_exp(&R[i * n], n, 1);
+            for (int j = 0; j < n; ++j) R[i * n + j] -= l;
+        }
+        if (change < 1e-15) break;
+    }
+    for (double& x : R) x = exp(x);
+    return R;
+}
+
+// D = T o (G - a 1' - 1 b') with zero row and column sums, from the dense 2n x 2n system (its null space pinned)
+Matrix reference_gradient(const Matrix& T, const Matrix& G, int n) {
+    const int m = 2 * n;
+    std::vector<long double> A(m * (m + 1), 0);
+    auto at = [&](int r, int c) -> long double& { return A[r * (m + 1) + c]; };
+    for (int i = 0; i < n; ++i)
+        for (int j = 0; j < n; ++j) {
+            const long double t = T[i * n + j];
+            at(i, i) += t, at(n + j, n + j) += t, at(i, n + j) += t, at(n + j, i) += t;
+            at(i, m) += t * G[i * n + j], at(n + j, m) += t * G[i * n + j];
+        }
+    for (int c = 0; c <= m; ++c) at(m - 1, c) = c == m - 1;
+    for (int p = 0; p < m; ++p) {
+        int best = p;
+        for (int r = p; r < m; ++r)
+            if (fabsl(at(r, p)) > fabsl(at(best, p))) best = r;
+        for (int c = 0; c <= m; ++c) std::swap(at(p, c), at(best, c));
+        for (int r = 0; r < m; ++r)
+            if (r != p) {
+                const long double f = at(r, p) / at(p, p);
+                for (int c = p; c <= m; ++c) at(r, c) -= f * at(p, c);
+            }
+    }
+    Matrix D(n * n);
+    for (int i = 0; i < n; ++i)
+        for (int j = 0; j < n; ++j) D[i * n + j] = double(T[i * n + j] * (G[i * n + j] - at(i, m) / at(i, i) - at(n + j, m) / at(n + j, n + j)));
+    return D;
+}
+
+void divide(Matrix& M, int n, bool columns, double add, double least) {
+    for (int a = 0; a < n; ++a) {
+        double s = 0;
+        for (int b = 0; b < n; ++b) s += columns ? M[b * n + a] : M[a * n + b];
+        s = std::max(s + add, least);
+        for (int b = 0; b < n; ++b) (columns ? M[b * n + a] : M[a * n + b]) /= s;
+    }
+}
+Matrix reference_sinkhorn(Matrix R, int n, int rounds, Recipe recipe) {
+    if (recipe == Recipe::mhc || recipe == Recipe::transformer_engine) {
+        const bool columns_first = recipe == Recipe::mhc;
+        for (int half = 0; half < 2 * rounds; ++half)
+            for (int a = 0; a < n; ++a) {
+                const bool columns = columns_first == (half % 2 == 0);
+                const double l = columns ? log_sum_exp(&R[a], n, n) : log_sum_exp(&R[a * n], n, 1);
+                for (int b = 0; b < n; ++b) R[columns ? b * n + a : a * n + b] -= l;
+            }
+        for (double& x : R) x = exp(x);
+        return R;
+    }
+    const bool by_column = recipe == Recipe::lucidrains;
+    for (int a = 0; a < n; ++a) {
+        double top = -INFINITY;
+        for (int b = 0; b < n; ++b) top = std::max(top, by_column ? R[b * n + a] : R[a * n + b]);
+        for (int b = 0; b < n; ++b) {
+            double& x = by_column ? R[b * n + a] : R[a * n + b];
+            x = exp(x - top);
+        }
+    }
+    switch (recipe) {
+        case Recipe::lucidrains:
+            for (int t = 0; t < rounds; ++t) divide(R, n, true, 0, 1e-12), divide(R, n, false, 0, 1e-12);
+            break;
+        case Recipe::megatron:
+            for (int t = 0; t < rounds; ++t) divide(R, n, false, 0, 1e-6), divide(R, n, true, 0, 1e-6);
+            break;
+        default:
+            divide(R, n, false, 0, 0);
+            for (double& x : R) x += 1e-6;
+            divide(R, n, true, 1e-6, 0);
+            for (int t = 1; t < rounds; ++t) divide(R, n, false, 1e-6, 0), divide(R, n, true, 1e-6, 0);
+    }
+    return R;
+}
+
+double marginal_error(const Matrix& T, int n) {
+    double error = 0;
+    for (int a = 0; a < n; ++a) {
+        double row = -1, column = -1;
+        for (int b = 0; b < n; ++b) row += T[a * n + b], column += T[b * n + a];
+        error += fabs(row) + fabs(column);
+    }
+    return error;
+}
+double difference(const Matrix& a, const Matrix& b) {
+    double d = 0;
+    for (size_t i = 0; i < a.size(); ++i) {
+        const double x = fabs(a[i] - b[i]);
+        if (!(x <= d)) d = x;  // NaN sticks
+    }
+    return d;
+}
+
+// ------------------------------------------------------------------------------------------------------------------ corpus
+using Random = std::mt19937;
+const char* const families[] = {"normal 1e-2", "normal 1", "normal 10", "normal 100", "normal 1e3", "normal 1e6", "normal 1e30", "normal 3e38", "uniform 10",
+                                "near identity", "near permutation", "blocks", "triangular", "0/60", "0/1e4", "0/1e30", "integers", "rank one", "Cauchy",
+                                "one huge", "constant", "subnormal", "signed zeros", "two values 3e38"};
+constexpr int family_count = sizeof families / sizeof *families;
+
+Matrix logits(int family, int n, Random& random) {
+    std::normal_distribution<double> normal;
+    std::uniform_real_distribution<double> uniform(-1, 1);
+    const double scales[] = {1e-2, 1, 10, 100, 1e3, 1e6, 1e30, 3e38};
+    std::vector<int> permutation(n);
+    std::vector<double> a(n), b(n);
+    for (int i = 0; i < n; ++i) permutation[i] = i, a[i] = 10 * normal(random), b[i] = 10 * normal(random);
+    std::shuffle(permutation.begin(), permutation.end(), random);
+    const int entry = random() % (n * n), cut = 1 + random() % std::max(1, n - 1);
+    Matrix R(n * n);
+    for (int i = 0; i < n; ++i)
+        for (int j = 0; j < n; ++j) {
+            double& x = R[i * n + j];
+            switch (family) {
+                case 0: case 1: case 2: case 3: case 4: case 5: case 6: case 7: x = scales[family] * normal(random); break;
+                case 8: x = 10 * uniform(random); break;
+                case 9: x = (i != j ? -8 : 0) + 0.1 * normal(random); break;
+                case 10: x = (permutation[i] == j ? 30 : 0) + normal(random); break;
+                case 11: x = ((i < cut) == (permutation[j] < cut) ? 40 : 0) + normal(random); break;
+                case 12: x = (i > j ? -50 : 0) + normal(random); break;
+                case 13: x = random() % 2 * 60; break;
+                case 14: x = random() % 2 * 1e4; break;
+                case 15: x = random() % 2 * 1e30; break;
+                case 16: x = int(random() % 201) - 100; break;
+                case 17: x = a[i] + b[j]; break;
+                case 18: x = tan(1.5707963 * uniform(random)); break;
+                case 19: x = i * n + j == entry ? 1e6 : normal(random); break;
+                case 20: x = 3; break;
+                case 21: x = 1e-40 * normal(random); break;
+                case 22: x = random() % 2 ? -0.0 : 0.0; break;
+                default: x = random() % 2 ? 3.4e38 : -3.4e38;
+            }
+            x = std::min(3.4e38, std::max(-3.4e38, x));
+        }
+    return R;
+}
+
+std::string where(const Kernels& k, DType t, int n, const char* what) { return std::string(k.isa) + " " + name(t) + " n=" + std::to_string(n) + " " + what; }
+
+constexpr DType dtypes[] = {DType::float32, DType::float64, DType::float16, DType::bfloat16};
+
+// ------------------------------------------------------------------------------------------------------------------- tests
+// Marginals, non-negativity and boundedness over every family; the solution and its gradient where a float64 reference is cheap
+void test_projection(const Kernels& k, DType t, int n, Random& random) {
+    const int per_family = effort * (n <= 8 ? 9 : n <= 16 ? 3 : 1), nn = n * n;
+    const double accuracy = t == DType::float64 ? 1e-14 * n : t == DType::float32 ? (n == 4 ? 2e-6 : 1e-6 * std::max(n, 2)) : 2 * n * eps(t);
+    for (int family = 0; family < family_count; ++family) {
+        if (n > 16 && effort == 1 && family != 3 && family != 19) continue;
+        const bool half = t == DType::float16;
+        Buffer R(t, per_family * nn), T(t, per_family * nn);
+        for (int m = 0; m < per_family; ++m) {
+            const Matrix x = logits(family, n, random);
+            for (int e = 0; e < nn; ++e) R.set(m * nn + e, half ? std::min(65504.0, std::max(-65504.0, x[e])) : t == DType::bfloat16 ? std::min(3.38e38, std::max(-3.38e38, x[e])) : x[e]);
+        }
+        k.project(t, R.data(), T.data(), 0, per_family, n, 0);
+        for (int m = 0; m < per_family; ++m) {
+            const Matrix x = T.matrix(m, nn);
+            const std::string place = where(k, t, n, "project ") + families[family];
+            for (double v : x) check(v >= 0 && v <= 1 + 1e-2, place + ": entry " + std::to_string(v));
+            const double error = marginal_error(x, n);
+            check(error <= accuracy, place + ": marginal error " + std::to_string(error * 1e6) + "e-6");
+        }
+        const bool gentle = family <= 2 || family == 8;
+        if (!gentle || n > 16 || (t != DType::float32 && t != DType::float64)) continue;
+        Buffer G(t, per_family * nn), D(t, per_family * nn);
+        std::normal_distribution<double> normal;
+        for (int e = 0; e < per_family * nn; ++e) G.set(e, normal(random));
+        k.project_backward(t, G.data(), T.data(), D.data(), 0, per_family, n);
+        const double scale = t == DType::float32 ? 1 : 1e-7;
+        for (int m = 0; m < std::min(per_family, 4 * effort); ++m) {
+            const Matrix x = T.matrix(m, nn), g = G.matrix(m, nn);
+            const double backward = difference(D.matrix(m, nn), reference_gradient(x, g, n));
+            check(backward <= 5e-6 * scale, where(k, t, n, "gradient ") + families[family] + ": off by " + std::to_string(backward));
+            if (family > 1) continue;
+            const double forward = difference(x, reference_projection(R.matrix(m, nn), n));
+            check(forward <= 3e-7 * scale, where(k, t, n, "project ") + families[family] + ": off by " + std::to_string(forward));
+        }
+    }
+}
+
+// Forward against the formula; backward against differences of the formula
+void test_sinkhorn(const Kernels& k, DType t, int n, Random& random) {
+    const int nn = n * n, count = 2 * effort;
+    const bool wide = t == DType::float32 || t == DType::float64;
+    for (int recipe = 0; recipe < 6; ++recipe)
+        for (int rounds : {1, 2, 20})
+            for (int family : {1, 2, 12, 19}) {
+                if (!wide && rounds != 2) continue;
+                const std::string place = where(k, t, n, "sinkhorn recipe ") + std::to_string(recipe) + " rounds " + std::to_string(rounds) + " " + families[family];
+                Buffer R(t, count * nn), M(t, count * nn), G(t, count * nn), D(t, count * nn);
+                std::normal_distribution<double> normal;
+                for (int m = 0; m < count; ++m) {
+                    const Matrix x = logits(family, n, random);
+                    for (int e = 0; e < nn; ++e) R.set(m * nn + e, std::min(6e4, x[e])), G.set(m * nn + e, normal(random));
+                }
+                k.sinkhorn(t, R.data(), M.data(), 0, count, n, rounds, Recipe(recipe));
+                k.sinkhorn_backward(t, G.data(), R.data(), D.data(), 0, count, n, rounds, Recipe(recipe));
+                for (int m = 0; m < count; ++m) {
+                    const Matrix x = R.matrix(m, nn), g = G.matrix(m, nn);
+                    const Matrix expected = reference_sinkhorn(x, n, rounds, Recipe(recipe));
+                    // logits of size s are only known to s eps
+                    double size = 1;
+                    for (double v : x) size = std::max(size, family == 19 ? 1 : fabs(v));
+                    const double bound = (t == DType::float64 ? 1e-14 : t == DType::float32 ? 1e-6 : 2 * eps(t)) * (t == DType::float64 || t == DType::float32 ? size : 1);
+                    const double off = difference(M.matrix(m, nn), expected);
+                    check(off <= bound, place + ": off by " + std::to_string(off * 1e6) + "e-6");
+                    const Matrix d = D.matrix(m, nn);
+                    for (double v : d) check(isfinite(v), place + ": gradient not finite");
+                    if (t != DType::float64 || n > 5 || m > 1 || family == 19) continue;
+                    for (int e = 0; e < nn; ++e) {
+                        const double h = 1e-5;
+                        Matrix up = x, down = x;
+                        up[e] += h, down[e] -= h;
+                        up = reference_sinkhorn(up, n, rounds, Recipe(recipe)), down = reference_sinkhorn(down, n, rounds, Recipe(recipe));
+                        double slope = 0;
+                        for (int f = 0; f < nn; ++f) slope += g[f] * (up[f] - down[f]) / (2 * h);
+                        check(fabs(slope - d[e]) <= 2e-8 * (1 + fabs(slope)), place + ": gradient " + std::to_string(d[e]) + ", differences " + std::to_string(slope));
+                    }
+                }
+            }
+}
+
+using Run = void (*)(const Kernels&, DType, Buffer& R, Buffer& G, Buffer& out, int64_t begin, int64_t end, int n);
+const Run operations[] = {
+    [](const Kernels& k, DType t, Buffer& R, Buffer&, Buffer& out, int64_t b, int64_t e, int n) { k.project(t, R.data(), out.data(), b, e, n, 0); },
+    [](const Kernels& k, DType t, Buffer& R, Buffer& G, Buffer& out, int64_t b, int64_t e, int n) { k.project_backward(t, G.data(), R.data(), out.data(), b, e, n); },
+    [](const Kernels& k, DType t, Buffer& R, Buffer&, Buffer& out, int64_t b, int64_t e, int n) { k.sinkhorn(t, R.data(), out.data(), b, e, n, 9, Recipe::mhc); },
+    [](const Kernels& k, DType t, Buffer& R, Buffer& G, Buffer& out, int64_t b, int64_t e, int n) { k.sinkhorn_backward(t, G.data(), R.data(), out.data(), b, e, n, 9, Recipe::megatron); },
+};
+
+// Every batch size and alignment; the same bits wherever a matrix stands; a non-finite logit poisons its own matrix, and only that
+void test_batches(const Kernels& k, DType t, int n, Random& random) {
+    const int nn = n * n, most = n <= 8 ? 70 : 19;
+    for (int operation = 0; operation < 4; ++operation) {
+        const bool has_logits = operation != 1;
+        std::vector<Matrix> rows(most), grads(most);
+        for (int m = 0; m < most; ++m) {
+            rows[m] = logits(m % 5 == 0 ? 2 : m % 7 == 0 ? 13 : 1, n, random), grads[m] = logits(1, n, random);
+            if (!has_logits) rows[m] = reference_sinkhorn(rows[m], n, 3, Recipe::deepseek_v4);
+        }
+        std::vector<std::string> alone(most);
+        for (int m = 0; m < most; ++m) {
+            Buffer R(t, nn), G(t, nn), out(t, nn);
+            for (int e = 0; e < nn; ++e) R.set(e, rows[m][e]), G.set(e, grads[m][e]);
+            operations[operation](k, t, R, G, out, 0, 1, n);
+            alone[m].assign(out.data(), nn * bytes(t));
+        }
+        for (int count = 0; count <= most; count += count < 4 || (n == 4 && t == DType::float32) ? 1 : 9) {
+            Buffer R(t, count * nn, count % 5), G(t, count * nn, count % 3), out(t, count * nn, count % 4);
+            const double bad[] = {NAN, INFINITY, -INFINITY};
+            const int poisoned = has_logits && count > 2 && count % 2 ? int(random() % count) : -1;
+            for (int m = 0; m < count; ++m)
+                for (int e = 0; e < nn; ++e) R.set(m * nn + e, rows[m][e]), G.set(m * nn + e, grads[m][e]);
+            if (poisoned >= 0) R.set(poisoned * nn + random() % nn, bad[random() % 3]);
+            const int64_t split = count ? random() % (count + 1) : 0;
+            operations[operation](k, t, R, G, out, 0, split, n);
+            operations[operation](k, t, R, G, out, split, count, n);
+            for (int m = 0; m < count; ++m) {
+                const std::string place = where(k, t, n, "operation ") + std::to_string(operation) + " batch " + std::to_string(count);
+                if (m == poisoned) {
+                    for (double v : out.matrix(m, nn)) check(isnan(v), place + ": a non-finite logit left a finite entry");
+                } else {
+                    check(!memcmp(alone[m].data(), out.data() + m * nn * bytes(t), nn * bytes(t)), place + ": matrix depends on its batch");
+                }
+            }
+        }
+    }
+}
+
+void test_tolerance(const Kernels& k) {
+    Random random(5);
+    const int count = 200;
+    for (double tol : {1e-1, 1e-3, 1e-5}) {
+        Buffer R(DType::float64, count * 16), T(DType::float64, count * 16);
+        for (int m = 0; m < count; ++m) {
+            const Matrix x = logits(m % 2 ? 1 : 2, 4, random);
+            for (int e = 0; e < 16; ++e) R.set(m * 16 + e, x[e]);
+        }
+        k.project(DType::float64, R.data(), T.data(), 0, count, 4, tol);
+        double worst = 0;
+        for (int m = 0; m < count; ++m) worst = std::max(worst, marginal_error(T.matrix(m, 16), 4));
+        check(worst <= tol, "tolerance " + std::to_string(tol) + " missed: " + std::to_string(worst));
+        check(worst >= 1e-13, "tolerance " + std::to_string(tol) + " ignored");
+    }
+}
+
+void test_agreement(const std::vector<const Kernels*>& all) {
+    Random random(6);
+    const int count = 300;
+    Buffer R(DType::float32, count * 16);
+    for (int m = 0; m < count; ++m) {
+        const Matrix x = logits(m % 2 ? 1 : 9, 4, random);
+        for (int e = 0; e < 16; ++e) R.set(m * 16 + e, x[e]);
+    }
+    for (const Run run : {operations[0], operations[2]}) {
+        Buffer first(DType::float32, count * 16), other(DType::float32, count * 16);
+        run(*all[0], DType::float32, R, R, first, 0, count, 4);
+        for (const Kernels* k : all) {
+            run(*k, DType::float32, R, R, other, 0, count, 4);
+            for (int m = 0; m < count; ++m) check(difference(first.matrix(m, 16), other.matrix(m, 16)) <= 1e-6, std::string(k->isa) + " and " + all[0]->isa + " differ");
+        }
+    }
+}
+
+// The baseline's own conversions of 16-bit floats, over every value and every boundary between two
+template <class Memory>
+void test_conversion(float (*decode)(uint16_t), uint16_t infinity) {
+    const auto widen = [](uint16_t h) { return baseline::widen<4>(Memory(), baseline::U16<4>{h, h, h, h})[1]; };
+    const auto narrow = [](float x) { return baseline::narrow<4>(Memory(), baseline::F32<4>{x, x, x, x})[2]; };
+    for (int sign = 0; sign < 2; ++sign)
+        for (int h = 0; h <= infinity + 1; ++h) {
+            const uint16_t bits = uint16_t(h | sign << 15);
+            const float exact = decode(bits), loaded = widen(bits);
+            check(isnan(exact) ? isnan(loaded) : memcmp(&exact, &loaded, 4) == 0, "16-bit load of " + std::to_string(bits));
+            if (h >= infinity) continue;
+            const float next = h + 1 == infinity ? 2 * exact - decode(uint16_t(bits - 1)) : decode(uint16_t(bits + 1)), middle = exact / 2 + next / 2;
+            for (float x : {exact, middle, nextafterf(middle, 0), nextafterf(middle, 2 * middle)})
+                if (isfinite(x)) check(narrow(x) == nearest(x, decode, infinity), "16-bit store of " + std::to_string(x) + " near " + std::to_string(bits));
+        }
+    check(isnan(decode(narrow(NAN))) && narrow(INFINITY) == infinity && narrow(-INFINITY) == (infinity | 0x8000), "16-bit store of non-finite values");
+}
+
+void test_names() {
+    for (const char* unknown : {"avx1024", "AVX2", " "}) {
+        try {
+            kernels_named(unknown);
+        } catch (const std::runtime_error&) {
+            continue;
+        }
+        fail(std::string("instruction set '") + unknown + "' accepted");
+    }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    std::vector<const Kernels*> all;
+    if (argc > 1 && std::string(argv[1]) == "--thorough") effort = 12, --argc, ++argv;
+    for (const char* isa : {"avx512", "avx2", "baseline"}) {
+        const bool asked = std::any_of(argv + 1, argv + argc, [&](const char* a) { return std::string(a) == isa; });
+        if (argc > 1 && !asked) continue;
+        try {
+            all.push_back(&kernels_named(isa));
+        } catch (const std::runtime_error& e) {
+            printf("%s: %s\n", isa, e.what());
+            if (asked) return 1;
+        }
+    }
+    check(!all.empty(), "no instruction set of that name; accepted: avx512, avx2, baseline");
+    test_names();
+    test_conversion<baseline::Half>(half_to_float, 0x7c00);
+    test_conversion<baseline::BFloat16>(bfloat16_to_float, 0x7f80);
+    test_agreement(all);
+    for (const Kernels* k : all) {
+        test_tolerance(*k);
+        Random random(1);
+        for (DType t : dtypes)
+            for (int n : {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 33, 64}) {
+                if (n > 16 && effort == 1 && t != DType::float32) continue;
+                test_projection(*k, t, n, random);
+                if (n <= 16) test_batches(*k, t, n, random);
+                if (n <= 9) test_sinkhorn(*k, t, n, random);
+            }
+        printf("%s: passed\n", k->isa);
+    }
+}
