@@ -1,5 +1,6 @@
 # make demo   train and compare small models, write the report
 # make test   lint, types and the whole test suite
+# make sanitize  the C++ under AddressSanitizer and UBSan (several minutes of compiling)
 # make bench  accuracy and run time of the projection; renews the figures and the picture in docs
 # make wheel  one wheel for all Pythons and torches, in dist/
 # All create .venv first; a second run finds it ready.
@@ -10,7 +11,7 @@ READY := $(VENV)/.ready
 PACKAGES := $(VENV)/.packages
 NATIVE := setup.py $(wildcard src/streammix/csrc/*)
 
-.PHONY: demo test lint bench wheel clean
+.PHONY: demo test lint sanitize bench wheel clean
 .DEFAULT_GOAL := demo
 
 $(PACKAGES): requirements-dev.txt
@@ -32,7 +33,10 @@ lint: $(READY)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup --ignore tests/csrc
+
+sanitize: $(READY)
+	$(BIN)/python -m pytest tests/csrc
 
 bench: $(READY)
 	$(BIN)/streammix bench --json docs/bench.json --plot docs/images/projection.svg

@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 import streammix as sm
 
-DIM, STREAMS = 8, 3
+DIM, STREAMS = 8, 4
 
 
 class Network(nn.Module):
@@ -66,7 +66,7 @@ def test_the_model_computes_the_same_and_is_left_as_it_was(seed):
 def test_nothing_stays_behind_after_an_exception(seed):
     network = Network()
     with (
-        pytest.raises(ValueError, match=r"accepted: \(\.\.\., 3, 8\)"),
+        pytest.raises(ValueError, match=r"accepted: \(\.\.\., 4, 8\)"),
         sm.diagnostics.trace(network) as trace,
     ):
         network(torch.randn(5, DIM + 1))
