@@ -95,7 +95,11 @@ def read(x: Float[Tensor, "*batch n C"], pre: Float[Tensor, "*#batch n"]) -> Flo
     """
     batch, n, _ = _check_streams(x)
     _check_shape("pre", pre, batch, (n,))
-    return ops.current().read(x, pre.expand(*batch, n))
+    if pre.dtype != (wide := computing_dtype(x.dtype)):
+        pre = pre.to(wide)
+    if pre.shape[:-1] != batch:
+        pre = pre.expand(*batch, n)
+    return ops.current_for(x.device.type, n).read(x, pre)
 
 
 def write(
@@ -124,14 +128,23 @@ def write(
     _check_shape("y", y, batch, (C,))
     _check_shape("post", post, batch, (n,))
     _check_shape("res", res, batch, (n, n))
-    return ops.current().write(x, y.expand(*batch, C), post.expand(*batch, n), res.expand(*batch, n, n))
+    state = x.dtype
+    if y.dtype != state:  # a narrower y is widened; a wider one is rounded with the sum, not before
+        common = torch.promote_types(state, y.dtype)
+        x, y = x.to(common), y.to(common)
+    wide = computing_dtype(x.dtype)
+    post, res = (t if t.dtype == wide else t.to(wide) for t in (post, res))
+    if not y.shape[:-1] == post.shape[:-1] == res.shape[:-2] == batch:
+        y, post, res = y.expand(*batch, C), post.expand(*batch, n), res.expand(*batch, n, n)
+    out = ops.current_for(x.device.type, n).write(x, y, post, res)
+    return out if out.dtype == state else out.to(state)
 
 
 _WIDE = (torch.float32, torch.float64)
 
 
 def _matrix_ops(logits: Tensor) -> SimpleNamespace:
-    return ops.current_for_matrices(logits.device.type, logits.shape[-1])
+    return ops.current_for(logits.device.type, logits.shape[-1])
 
 
 def _widen(logits: Tensor) -> tuple[Tensor, torch.dtype]:
@@ -145,12 +158,17 @@ def _widen(logits: Tensor) -> tuple[Tensor, torch.dtype]:
     return logits if inference else logits.float(), result
 
 
+def computing_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What streams of a dtype are summed in, and their coefficients come in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def autocast_enabled(tensor: Tensor) -> bool:
     """Whether autocast is on for the tensor's device; never on meta, which has none."""
     return not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
 
 
-def _check_floating(name: str, tensor: Tensor) -> None:
+def check_floating(name: str, tensor: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: got {type(tensor).__name__}; accepted: a floating point tensor")
     if not tensor.is_floating_point():
@@ -158,21 +176,21 @@ def _check_floating(name: str, tensor: Tensor) -> None:
 
 
 def _check_square(name: str, logits: Tensor) -> None:
-    _check_floating(name, logits)
+    check_floating(name, logits)
     shape = logits.shape
     if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:
         raise ValueError(f"{name}: got shape {tuple(shape)}; accepted: (..., n, n) with n >= 1")
 
 
 def _check_streams(x: Tensor) -> tuple[torch.Size, int, int]:
-    _check_floating("x", x)
+    check_floating("x", x)
     if x.ndim < 2 or x.shape[-2] == 0:
         raise ValueError(f"x: got shape {tuple(x.shape)}; accepted: (..., n, C) with n >= 1 streams next to last")
     return x.shape[:-2], x.shape[-2], x.shape[-1]
 
 
 def _check_shape(name: str, tensor: Tensor, batch: torch.Size, last: tuple[int, ...]) -> None:
-    _check_floating(name, tensor)
+    check_floating(name, tensor)
     lead = tensor.shape[: tensor.ndim - len(last)]
     fits = tensor.shape[tensor.ndim - len(last) :] == last and len(lead) <= len(batch)
     if not fits or any(a not in (1, b) for a, b in zip(reversed(lead), reversed(batch))):

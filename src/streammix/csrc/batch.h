@@ -1,26 +1,14 @@
 // From a batch in memory to blocks of matrices in lanes, and back.
 #pragma once
 
-#include <stdint.h>
-#include <stdlib.h>
-
-#include <new>
-
 #include "kernels.h"
+#include "machine.h"
 #include "project.h"
 #include "project_backward.h"
 #include "sinkhorn.h"
 #include "transpose.h"
 
 namespace streammix::SM_ISA {
-
-#if defined(__AVX512F__)
-inline constexpr int vector_bytes = 64;
-#elif defined(__AVX2__)
-inline constexpr int vector_bytes = 32;
-#else
-inline constexpr int vector_bytes = 16;
-#endif
 
 // What the kernels for N compute with: two vectors at once while that hides latency more than it spills.
 template <class F, int N>
@@ -35,31 +23,6 @@ struct NumberFor<F, N> {
 };
 template <class F, int N>
 using Number = typename NumberFor<F, N>::type;
-
-// Subnormal intermediate results are zero, for speed: they are far below the accuracy of any result.
-class FlushSubnormals {
-#if defined(SM_X86)
-    unsigned saved = _mm_getcsr();
-
-public:
-    FlushSubnormals() { _mm_setcsr(saved | 0x8040); }
-    ~FlushSubnormals() { _mm_setcsr(saved); }
-#else
-public:
-    FlushSubnormals() {}
-#endif
-};
-
-// Room for `count` numbers, aligned
-template <class V>
-struct Scratch {
-    V* p;
-    explicit Scratch(int64_t count) : p(nullptr) {
-        if (count && posix_memalign(reinterpret_cast<void**>(&p), alignof(V) < 64 ? 64 : alignof(V), count * sizeof(V))) throw std::bad_alloc();
-    }
-    Scratch(const Scratch&) = delete;
-    ~Scratch() { free(p); }
-};
 
 // ---------------------------------------------------------------------------------- one block: noinline, so that every
 // matrix goes through the same machine code, and gets the same bits, wherever it stands in its batch.
@@ -219,10 +182,6 @@ inline void sinkhorn_backward_any(DType dtype, const void* grad, const void* log
     specialise(SinkhornSizes(), dtype, n, [&]<int N, class V, class M>() {
         sinkhorn_backward_range<N, V>((const M*)grad, (const M*)logits, (M*)out, begin, end, n, rounds, recipe);
     });
-}
-
-inline constexpr Kernels table(const char* name) {
-    return {name, project_any, project_backward_any, sinkhorn_any, sinkhorn_backward_any};
 }
 
 }  // namespace streammix::SM_ISA

@@ -1,21 +1,15 @@
-// The CPU kernels of the operators that Python defines (streammix::birkhoff and so on), through LibTorch's stable ABI: one binary
-// for every torch since 2.10.
+// The CPU kernels of the operators on matrices that Python defines (streammix::birkhoff and so on), through LibTorch's stable ABI:
+// one binary for every torch since 2.10.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
 #include <optional>
 #include <string>
 #include <string_view>
 
-#include "kernels.h"
+#include "tensors.h"
 
 namespace streammix {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 // Matrices a thread takes at least: below this, waking another costs more than it saves.
 constexpr int64_t grain(int n, int cheap) { return 1 + cheap / (n * n * n); }
@@ -30,44 +24,13 @@ Batch batch_of(const Tensor& matrices) {
     const int64_t dim = matrices.dim(), n = dim < 2 ? 0 : matrices.size(dim - 1);
     STD_TORCH_CHECK(n >= 1 && n <= largest_n && matrices.size(dim - 2) == n,
                     "streammix: the CPU backend takes matrices (..., n, n) with 1 <= n <= ", largest_n);
-    const auto dtype = [&] {
-        switch (matrices.scalar_type()) {
-            case ScalarType::Float: return DType::float32;
-            case ScalarType::Double: return DType::float64;
-            case ScalarType::Half: return DType::float16;
-            case ScalarType::BFloat16: return DType::bfloat16;
-            default: break;
-        }
-        STD_TORCH_CHECK(false, "streammix: the CPU backend takes float16, bfloat16, float32 and float64");
-    }();
-    return {dtype, matrices.numel() / (n * n), static_cast<int>(n)};
+    return {dtype_of(matrices), matrices.numel() / (n * n), static_cast<int>(n)};
 }
 
 void check_same(const Tensor& a, const Tensor& b) {
     bool same = a.scalar_type() == b.scalar_type() && a.dim() == b.dim();
     for (int64_t k = 0; same && k < a.dim(); ++k) same = a.size(k) == b.size(k);
     STD_TORCH_CHECK(same, "streammix: the gradient's shape or dtype is not the matrices'");
-}
-
-// The tensor itself where it is contiguous: asking the dispatcher costs a small call more than the work.
-Tensor as_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
-
-// A new contiguous tensor of t's shape and dtype, past the dispatcher.
-Tensor new_like(const Tensor& t) {
-    int32_t dtype, device_type, device;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &device_type));
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(t.get(), &device));
-    AtenTensorHandle made;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(t.dim(), t.sizes().data(), t.strides().data(), dtype, device_type, device, &made));
-    return Tensor(made);
-}
-
-// f(begin, end) over the batch on torch's threads, or here and now if it is small.
-template <class F>
-void for_batch(int64_t count, int64_t grain, const F& f) {
-    if (count <= grain) return f(int64_t{0}, count);
-    torch::stable::parallel_for(0, count, grain, f);
 }
 
 Tensor birkhoff(const Tensor& logits, std::optional<double> tol) {

@@ -11,7 +11,43 @@ enum class DType { float32, float64, float16, bfloat16 };  // 16-bit floats are 
 
 inline constexpr int largest_n = 64;
 
-// Every function works on the matrices [begin, end) of a batch: row-major n x n, one after the other, 1 <= n <= largest_n. Input
+// State of a token: n streams of C channels.
+struct Streams {
+    DType dtype;
+    int n;
+    int64_t C;
+};
+
+enum class Activation { linear, sigmoid, twice_sigmoid };
+
+// How a site makes its coefficients: see coefficients.h. The arrays are of the computing type: float64 for float64 streams, else float32.
+struct Generator {
+    const void *weight, *scale, *bias;  // phi (rows, n C), (rows), (rows); rows = n read logits, n write logits, then those of the mix
+    int rows;
+    double norm_eps;
+    Activation read, write;
+    double read_eps;  // added to the read weights
+};
+
+// Tensors of a token and of its derivatives; coefficients of the computing type, x, y, u, out of the streams' type. Null: not wanted.
+struct Read {
+    const void* x;
+    void *u, *post, *mix, *projected, *inverse_rms;
+};
+struct ReadBackward {
+    const void *du, *dpost, *dmix, *through, *x, *projected, *inverse_rms;  // through: gradient of x from elsewhere
+    void *dx, *dweight, *dscale, *dbias;                                    // the last three are added to, by one range at a time
+};
+struct Write {
+    const void *x, *y, *post, *res;
+    void* out;
+};
+struct WriteBackward {
+    const void *grad, *x, *y, *post, *res;
+    void *dx, *dy, *dpost, *dres;
+};
+
+// The functions over matrices work on the matrices [begin, end) of a batch: row-major n x n, one after the other, 1 <= n <= largest_n. Input
 // and output may be the same memory. Disjoint ranges may run on different threads; a matrix's result depends on nothing but itself.
 struct Kernels {
     const char* isa;
@@ -25,6 +61,18 @@ struct Kernels {
     // rounds >= 1
     void (*sinkhorn)(DType, const void* logits, void* M, int64_t begin, int64_t end, int n, int rounds, Recipe);
     void (*sinkhorn_backward)(DType, const void* grad, const void* logits, void* out, int64_t begin, int64_t end, int n, int rounds, Recipe);
+
+    // Over the tokens [begin, end): reading with given weights, and writing.
+    void (*read)(Streams, const void* x, const void* pre, void* u, int64_t begin, int64_t end);
+    void (*read_backward)(Streams, const void* du, const void* x, const void* pre, void* dx, void* dpre, int64_t begin, int64_t end);
+    void (*write)(Streams, Write, int64_t begin, int64_t end);
+    void (*write_backward)(Streams, WriteBackward, int64_t begin, int64_t end);
+
+    // A site's coefficients and its read, while the state is in cache; and the same on the state that the write of the site before gives.
+    void (*site_read)(Streams, Generator, Read, int64_t begin, int64_t end);
+    void (*site_read_backward)(Streams, Generator, ReadBackward, int64_t begin, int64_t end);
+    void (*write_site_read)(Streams, Write, Generator, Read, int64_t begin, int64_t end);
+    void (*write_site_read_backward)(Streams, WriteBackward, Generator, ReadBackward, int64_t begin, int64_t end);
 };
 
 // The table for this CPU, or for the instruction set that the environment variable STREAMMIX_ISA names (avx512, avx2, baseline).

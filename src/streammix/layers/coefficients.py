@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..functional import autocast_enabled
+from ..functional import autocast_enabled, computing_dtype
 from ..manifolds.precision import AtLeastFloat32, parameter_dtype
+from ..ops import current_for
 
 Logits = tuple[Tensor, Tensor, Tensor]
 
@@ -78,14 +79,19 @@ class Flattened(Coefficients):
     def forward(self, x: Float[Tensor, "*batch n C"]) -> tuple[Tensor, ...]:
         dtype = torch.promote_types(self.weight.dtype, x.dtype)
         with full_precision(x):
-            flat = x.flatten(-2).to(dtype)
-            inverse_rms = torch.rsqrt(flat.square().mean(-1, keepdim=True) + self.norm_eps)
-            projected = F.linear(flat, self.weight.to(dtype)) * inverse_rms
+            projected = self._projected(x, self.weight.to(dtype))
             gates = iter([*self.gate.to(dtype), self.frozen_gate])
             return tuple(
                 next(gates) * m + b if m.shape[-1] else m
                 for m, b in zip(projected.split(self.sizes, -1), self.bias.to(dtype).split(self.sizes))
             )
+
+    def _projected(self, x: Tensor, weight: Tensor) -> Tensor:
+        if one_pass(x, weight.dtype):
+            return current_for(x.device.type, x.shape[-2]).coefficients(x, weight, self.norm_eps)[0]
+        flat = x.flatten(-2).to(weight.dtype)
+        inverse_rms = torch.rsqrt(flat.square().mean(-1, keepdim=True) + self.norm_eps)
+        return F.linear(flat, weight) * inverse_rms
 
     def reset_parameters(self, bias: Tensor, weight_std: float, gate: float) -> None:
         with torch.no_grad():
@@ -141,6 +147,12 @@ class PerStream(Coefficients):
             self.weight.normal_(std=weight_std) if weight_std else self.weight.zero_()
             self.bias.copy_(bias)
             self.gate.fill_(gate)
+
+
+def one_pass(x: Tensor, computing: torch.dtype) -> bool:
+    """Whether the operators on whole sites take these streams: not under torch.func's transforms, nor when parameters
+    are wider than the streams' computing type."""
+    return computing == computing_dtype(x.dtype) and not torch._C._are_functorch_transforms_active()
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[Any]:

@@ -2,18 +2,29 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from .. import manifolds, recipes
-from ..functional import read, write
+from ..functional import autocast_enabled, check_floating, read, write
 from ..manifolds import Manifold
+from ..ops import current_for
+from ..ops.site import ACTIVATION_CODES
 from ..recipes import Activation, Recipe
 from . import initialisation
-from .coefficients import Coefficients, Flattened, PerStream, Static, full_precision
+from .coefficients import Coefficients, Flattened, PerStream, Static, full_precision, one_pass
+
+
+class Opened(NamedTuple):
+    """A site between its read and its write."""
+
+    x: Float[Tensor, "*batch n C"]
+    u: Float[Tensor, "*batch C"]
+    post: Float[Tensor, "*batch n"]
+    res: Float[Tensor, "*batch n n"]
 
 
 class HyperConnection(nn.Module):
@@ -86,21 +97,63 @@ class HyperConnection(nn.Module):
         self, x: Float[Tensor, "*batch n C"]
     ) -> tuple[Float[Tensor, "*batch C"], Callable[[Tensor], Float[Tensor, "*batch n C"]]]:
         """The branch's input u, and a function from the branch's output y to the new streams."""
-        pre, post, res = self.coefficients(x)
-        return read(x, pre), lambda y: write(x, y, post, res)
+        x, u, post, res = self._open(x)
+        return u, lambda y: write(x, y, post, res)
+
+    def _open(self, x: Tensor) -> Opened:
+        arguments = self._operator_arguments(x)
+        if arguments is None:
+            pre, post, res = self.coefficients(x)
+            return Opened(x, read(x, pre), post, res)
+        self._check(x)
+        u, post, mix, *_ = current_for(x.device.type, self.streams).site_read(x, *arguments)
+        return Opened(x, u, post, self._mixing(x, mix))
+
+    def _open_after(self, before: Opened, y: Tensor) -> Opened:
+        """`_open` of the streams that the branch output y leaves at the site before: the same numbers in one pass."""
+        x, u, post, res = before
+        arguments = self._operator_arguments(x)
+        if arguments is None or y.shape != u.shape or torch.promote_types(x.dtype, y.dtype) != x.dtype:
+            return self._open(write(x, y, post, res))
+        ops = current_for(x.device.type, self.streams)
+        state, u, post, mix, *_ = ops.write_site_read(x, y.to(x.dtype), post, res, *arguments)
+        return Opened(state, u, post, self._mixing(x, mix))
+
+    def _operator_arguments(self, x: Tensor) -> tuple[Any, ...] | None:
+        """What the operators on whole sites take after the state; None where they do not serve this site or state."""
+        logits, recipe = self.logits, self.recipe
+        if type(logits) is not Flattened or logits._forward_hooks or logits._forward_pre_hooks:
+            return None
+        dtype = torch.promote_types(logits.weight.dtype, x.dtype)
+        if not one_pass(x, dtype):
+            return None
+        parameters: tuple[Tensor, ...] = (logits.weight, logits.gate, logits.bias)
+        if logits.weight.dtype != dtype:
+            parameters = tuple(p.to(dtype) for p in parameters)
+        activations = ACTIVATION_CODES[recipe.read], ACTIVATION_CODES[recipe.write]
+        return *parameters, logits.frozen_gate or 0.0, logits.norm_eps, *activations, recipe.read_eps
+
+    def _mixing(self, x: Tensor, logits: Tensor) -> Tensor:
+        if not autocast_enabled(x):
+            return self.manifold(logits)
+        with full_precision(x):
+            return self.manifold(logits)
+
+    def _check(self, x: Tensor) -> None:
+        if x.ndim < 2 or x.shape[-2:] != (self.streams, self.dim):
+            raise ValueError(f"x: got shape {tuple(x.shape)}; accepted: (..., {self.streams}, {self.dim})")
+        check_floating("x", x)
 
     def coefficients(
         self, x: Float[Tensor, "*batch n C"]
     ) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch n"], Float[Tensor, "*batch n n"]]:
         """pre (..., n), post (..., n) and H_res (..., n, n) for these streams, in float32 at least."""
-        if x.ndim < 2 or x.shape[-2:] != (self.streams, self.dim):
-            raise ValueError(f"x: got shape {tuple(x.shape)}; accepted: (..., {self.streams}, {self.dim})")
+        self._check(x)
         pre, post, res = self.logits(x)
         pre = _activate(self.recipe.read, pre)
         if self.recipe.read_eps:
             pre = pre + self.recipe.read_eps
-        with full_precision(x):
-            return pre, _activate(self.recipe.write, post), self.manifold(res)
+        return pre, _activate(self.recipe.write, post), self._mixing(x, res)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, streams={self.streams}, recipe={self.recipe.name!r}, site={self.site}"

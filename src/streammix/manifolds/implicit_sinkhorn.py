@@ -1,6 +1,6 @@
 from torch import Tensor
 
-from ..ops import current_for_matrices
+from ..ops import current_for
 from ..ops import implicit_sinkhorn as _registers  # noqa: F401
 from .base import Guarantees, Manifold, near_identity_square
 
@@ -39,7 +39,7 @@ class ImplicitSinkhorn(Manifold):
 
     def forward(self, logits: Tensor) -> Tensor:
         L = self._square(self._wide(logits)).clamp(-CLAMP, CLAMP)
-        return current_for_matrices(L.device.type, self.streams).implicit_sinkhorn(L, self.rounds)
+        return current_for(L.device.type, self.streams).implicit_sinkhorn(L, self.rounds)
 
     def identity_logits(self) -> Tensor:
         return near_identity_square(self.streams)

@@ -1,7 +1,7 @@
 """torch.library operators: schema, fake kernel, autograd and vmap here; one folder a backend below."""
 
-from . import birkhoff, sinkhorn, streams  # registers the operators
-from .backend import Backend, backend, backends, current, current_for_matrices
+from . import birkhoff, sinkhorn, site, streams  # registers the operators
+from .backend import Backend, backend, backends, current, current_for
 
 __all__ = [
     "Backend",
@@ -9,7 +9,8 @@ __all__ = [
     "backends",
     "birkhoff",
     "current",
-    "current_for_matrices",
+    "current_for",
     "sinkhorn",
+    "site",
     "streams",
 ]

@@ -45,8 +45,7 @@ def backend(name: str) -> Iterator[None]:
 
     Args:
         name: "eager"; "cpu" (the native one: tensors elsewhere or too large for it raise); or "auto" (native where a
-            native kernel serves the tensor, eager elsewhere; the default). Operators without a native kernel on any
-            device, `read` and `write` so far, are eager in all three.
+            native kernel serves the tensor, eager elsewhere; the default).
 
     Raises:
         ValueError: no backend has this name.
@@ -69,12 +68,12 @@ def backend(name: str) -> Iterator[None]:
 
 
 def current() -> SimpleNamespace:
-    """The operators of the backend in force."""
+    """The operators of the backend in force, for operators without a native kernel."""
     return operators[EAGER if getattr(_choice, "name", "auto") == "eager" else DISPATCHED]
 
 
-def current_for_matrices(device: str, n: int) -> SimpleNamespace:
-    """The operators in force for n x n matrices on a device type.
+def current_for(device: str, n: int) -> SimpleNamespace:
+    """The operators in force for n streams, or n x n matrices, on a device type.
 
     Raises:
         RuntimeError: the backend asked for does not serve them.

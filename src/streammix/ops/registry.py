@@ -30,12 +30,13 @@ def define(
     fake: Callable[..., Any],
     save: Callable[..., None],
     backward: Callable[..., Any],
+    vmap: bool = True,
 ) -> None:
     """Register one operator in both namespaces.
 
     Args:
         schema: a torch.library schema such as `read(Tensor x, Tensor pre) -> Tensor`. Every tensor argument has the
-            same leading (batch) dimensions: that is what the one vmap rule relies on.
+            same leading (batch) dimensions: that is what the one vmap rule relies on. Without `vmap`, any.
         kernel: the plain formulas.
         fake: the same signature; returns empty tensors of the kernel's shapes and dtypes.
         save: `save(ctx, inputs, output)`, as for torch.library.register_autograd.
@@ -45,10 +46,10 @@ def define(
     name = schema.partition("(")[0]
     for namespace, library in _libraries.items():
         library.define(schema)
-        library.impl(name, kernel, "CompositeExplicitAutograd")
+        library.impl(name, _without_autocast(kernel), "CompositeExplicitAutograd")
         qualified = f"{namespace}::{name}"
         torch.library.register_fake(qualified, fake, lib=library)
-        setattr(operators[namespace], name, _differentiable(namespace, name, library, save, backward))
+        setattr(operators[namespace], name, _differentiable(namespace, name, library, save, backward, vmap))
 
 
 def _differentiable(
@@ -57,6 +58,7 @@ def _differentiable(
     library: torch.library.Library,
     save: Callable[..., None],
     backward: Callable[..., Any],
+    with_vmap: bool,
 ) -> Callable[..., Any]:
     op = getattr(getattr(torch.ops, namespace), name).default
     ops = operators[namespace]
@@ -70,7 +72,8 @@ def _differentiable(
         return out, (0,) * len(out) if isinstance(out, tuple) else 0
 
     torch.library.register_autograd(f"{namespace}::{name}", backward_in_namespace, setup_context=save, lib=library)
-    torch.library.register_vmap(f"{namespace}::{name}", vmap, lib=library)
+    if with_vmap:
+        torch.library.register_vmap(f"{namespace}::{name}", vmap, lib=library)
 
     # torch.func.grad and its relatives refuse operators whose autograd comes from register_autograd; they accept an
     # autograd.Function. Under these transforms (and only there) the operator is therefore called through one.
@@ -96,6 +99,16 @@ def _differentiable(
             return op(*args)
 
     return call
+
+
+def _without_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Autocast reaches into a kernel written in torch, and would make its products bfloat16."""
+
+    def run(*args: Any) -> Any:
+        with torch._C._DisableAutocast():
+            return kernel(*args)
+
+    return run
 
 
 def _to_front(size: int, dim: int | None, arg: Any) -> Any:

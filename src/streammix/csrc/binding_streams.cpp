@@ -1,0 +1,388 @@
+// The CPU kernels of the operators on streams: reading, writing, and a site's coefficients.
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "tensors.h"
+
+namespace streammix {
+namespace {
+
+constexpr int64_t elements_a_thread = 32768;  // of the state: below this, waking another thread costs more than it saves
+
+struct Tokens {
+    Streams streams;
+    int64_t count, lead;  // lead: dimensions before the streams'
+
+    explicit Tokens(const Tensor& x) : streams{dtype_of(x), 0, 0}, count(1), lead(x.dim() - 2) {
+        STD_TORCH_CHECK(lead >= 0, "streammix: streams are (..., n, C)");
+        const int64_t n = x.size(lead);
+        STD_TORCH_CHECK(n >= 1 && n <= largest_n, "streammix: the CPU backend takes 1 to ", largest_n, " streams");
+        streams.n = static_cast<int>(n);
+        streams.C = x.size(lead + 1);
+        for (int64_t k = 0; k < lead; ++k) count *= x.size(k);
+    }
+
+    int64_t grain() const { return 1 + elements_a_thread / std::max<int64_t>(1, streams.n * streams.C); }
+
+    // Contiguous, of the leading shape and then `last`; coefficients are of the computing type.
+    Tensor state(const Tensor& t, const char* name, std::initializer_list<int64_t> last) const { return checked(t, name, last, streams.dtype); }
+    Tensor coefficient(const Tensor& t, const char* name, std::initializer_list<int64_t> last) const { return checked(t, name, last, computing()); }
+
+private:
+    DType computing() const { return streams.dtype == DType::float64 ? DType::float64 : DType::float32; }
+
+    Tensor checked(const Tensor& t, const char* name, std::initializer_list<int64_t> last, DType dtype) const {
+        int64_t elements = count;
+        for (int64_t size : last) elements *= size;
+        STD_TORCH_CHECK(t.numel() == elements && dtype_of(t) == dtype, "streammix: ", name, " does not match the streams in shape or dtype");
+        return as_contiguous(t);
+    }
+};
+
+// ---------------------------------------------------------------------------------------------------------- read and write
+Tensor read(const Tensor& x, const Tensor& pre) {
+    const Tokens tokens(x);
+    const auto [s, count, lead] = tokens;
+    const Tensor X = as_contiguous(x), P = tokens.coefficient(pre, "pre", {s.n});
+    Tensor u = new_tensor(x, x, lead, {s.C});
+    const void *from = X.const_data_ptr(), *weights = P.const_data_ptr();
+    void* to = u.mutable_data_ptr();
+    const Kernels& k = kernels();
+    for_batch(count, tokens.grain(), [&, s = s](int64_t begin, int64_t end) { k.read(s, from, weights, to, begin, end); });
+    return u;
+}
+
+std::tuple<Tensor, Tensor> read_backward(const Tensor& grad, const Tensor& x, const Tensor& pre) {
+    const Tokens tokens(x);
+    const Streams s = tokens.streams;
+    const Tensor X = as_contiguous(x), P = tokens.coefficient(pre, "pre", {s.n}), G = tokens.state(grad, "grad", {s.C});
+    Tensor dx = new_like(x), dpre = new_like(P);
+    const void *g = G.const_data_ptr(), *from = X.const_data_ptr(), *weights = P.const_data_ptr();
+    void *to = dx.mutable_data_ptr(), *to_weights = dpre.mutable_data_ptr();
+    const Kernels& k = kernels();
+    for_batch(tokens.count, tokens.grain(), [&](int64_t begin, int64_t end) { k.read_backward(s, g, from, weights, to, to_weights, begin, end); });
+    return {dx, dpre};
+}
+
+// The tensors of a write, contiguous and checked, and its output
+struct Written {
+    Tensor x, y, post, res;
+
+    Written(const Tokens& tokens, const Tensor& x_, const Tensor& y_, const Tensor& post_, const Tensor& res_)
+        : x(as_contiguous(x_)),
+          y(tokens.state(y_, "y", {tokens.streams.C})),
+          post(tokens.coefficient(post_, "post", {tokens.streams.n})),
+          res(tokens.coefficient(res_, "res", {tokens.streams.n, tokens.streams.n})) {}
+
+    Write to(Tensor& out) const {
+        return {x.const_data_ptr(), y.const_data_ptr(), post.const_data_ptr(), res.const_data_ptr(), out.mutable_data_ptr()};
+    }
+};
+
+Tensor write(const Tensor& x, const Tensor& y, const Tensor& post, const Tensor& res) {
+    const Tokens tokens(x);
+    const Written in(tokens, x, y, post, res);
+    Tensor out = new_like(x);
+    const Write w = in.to(out);
+    const Kernels& k = kernels();
+    for_batch(tokens.count, tokens.grain(), [&](int64_t begin, int64_t end) { k.write(tokens.streams, w, begin, end); });
+    return out;
+}
+
+struct WriteGradients {
+    Tensor dx, dy, dpost, dres;
+
+    explicit WriteGradients(const Written& in) : dx(new_like(in.x)), dy(new_like(in.y)), dpost(new_like(in.post)), dres(new_like(in.res)) {}
+
+    WriteBackward of(const Written& in, const void* grad) {
+        return {grad,
+                in.x.const_data_ptr(),
+                in.y.const_data_ptr(),
+                in.post.const_data_ptr(),
+                in.res.const_data_ptr(),
+                dx.mutable_data_ptr(),
+                dy.mutable_data_ptr(),
+                dpost.mutable_data_ptr(),
+                dres.mutable_data_ptr()};
+    }
+};
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> write_backward(const Tensor& grad, const Tensor& x, const Tensor& y, const Tensor& post, const Tensor& res) {
+    const Tokens tokens(x);
+    const Written in(tokens, x, y, post, res);
+    const Tensor G = tokens.state(grad, "grad", {tokens.streams.n, tokens.streams.C});
+    WriteGradients d(in);
+    const WriteBackward w = d.of(in, G.const_data_ptr());
+    const Kernels& k = kernels();
+    for_batch(tokens.count, tokens.grain(), [&](int64_t begin, int64_t end) { k.write_backward(tokens.streams, w, begin, end); });
+    return {d.dx, d.dy, d.dpost, d.dres};
+}
+
+// ------------------------------------------------------------------------------------------------------- a site's coefficients
+Activation activation(int64_t code) {
+    STD_TORCH_CHECK(code >= 0 && code <= 2, "streammix: an activation is 0 (linear), 1 (sigmoid) or 2 (twice sigmoid)");
+    return static_cast<Activation>(code);
+}
+
+// phi, gates and biases; gates spread over the rows they scale: reads, writes, mix. One gate fewer: `mix_gate` stands for the last.
+struct Generators {
+    Tensor weight, bias;
+    std::vector<char> scale;  // rows numbers of the computing type
+    Generator g;
+    int gates;
+
+    Generators(const Tokens& tokens, const Tensor& weight_, const Tensor& gate, const Tensor& bias_, double mix_gate, double norm_eps, int64_t read,
+               int64_t write, double read_eps)
+        : weight(as_contiguous(weight_)), bias(as_contiguous(bias_)), g{}, gates(static_cast<int>(gate.numel())) {
+        const int n = tokens.streams.n;
+        const int rows = weight.dim() == 2 ? static_cast<int>(weight.size(0)) : 0;
+        const bool wide = tokens.streams.dtype == DType::float64;
+        STD_TORCH_CHECK(rows >= 2 * n && weight.size(1) == n * tokens.streams.C && bias.numel() == rows && gates >= 2 && gates <= 3,
+                        "streammix: weight is (2 n + mixing logits, n C), bias one number a row, gate two or three numbers");
+        for (const Tensor& t : {weight, bias, gate})
+            STD_TORCH_CHECK(dtype_of(t) == (wide ? DType::float64 : DType::float32), "streammix: parameters are float32, for float64 streams float64");
+        scale.resize(rows * (wide ? sizeof(double) : sizeof(float)));
+        wide ? spread<double>(as_contiguous(gate), n, rows, mix_gate) : spread<float>(as_contiguous(gate), n, rows, mix_gate);
+        g = {weight.const_data_ptr(), scale.data(), bias.const_data_ptr(), rows, norm_eps, activation(read), activation(write), read_eps};
+    }
+
+    // phi alone: projections, which nothing is made of yet
+    Generators(const Tokens& tokens, const Tensor& weight_, double norm_eps) : weight(as_contiguous(weight_)), bias(weight), g{}, gates(0) {
+        const bool wide = tokens.streams.dtype == DType::float64;
+        STD_TORCH_CHECK(weight.dim() == 2 && weight.size(1) == tokens.streams.n * tokens.streams.C, "streammix: weight is (rows, n C)");
+        STD_TORCH_CHECK(dtype_of(weight) == (wide ? DType::float64 : DType::float32), "streammix: parameters are float32, for float64 streams float64");
+        g = {weight.const_data_ptr(), nullptr, nullptr, static_cast<int>(weight.size(0)), norm_eps, Activation::linear, Activation::linear, 0};
+    }
+
+    // dgate from dscale
+    template <class F>
+    void gather(const F* dscale, F* dgate, int n) const {
+        std::fill(dgate, dgate + gates, F(0));
+        for (int k = 0; k < g.rows; ++k)
+            if (group(k, n) < gates) dgate[group(k, n)] += dscale[k];
+    }
+
+private:
+    static int group(int row, int n) { return row < n ? 0 : row < 2 * n ? 1 : 2; }
+
+    template <class F>
+    void spread(const Tensor& gate, int n, int rows, double mix_gate) {
+        const F* from = static_cast<const F*>(gate.const_data_ptr());
+        F* to = reinterpret_cast<F*>(scale.data());
+        for (int k = 0; k < rows; ++k) to[k] = group(k, n) < gates ? from[group(k, n)] : F(mix_gate);
+    }
+};
+
+std::tuple<Tensor, Tensor> coefficients(const Tensor& x, const Tensor& weight, double norm_eps) {
+    const Tokens tokens(x);
+    const Tensor X = as_contiguous(x);
+    const Generators gen(tokens, weight, norm_eps);
+    Tensor projected = new_tensor(gen.weight, x, tokens.lead, {gen.g.rows}), inverse_rms = new_tensor(gen.weight, x, tokens.lead);
+    const Read r{X.const_data_ptr(), nullptr, nullptr, nullptr, projected.mutable_data_ptr(), inverse_rms.mutable_data_ptr()};
+    const Kernels& k = kernels();
+    for_batch(tokens.count, tokens.grain(), [&](int64_t begin, int64_t end) { k.site_read(tokens.streams, gen.g, r, begin, end); });
+    return {projected, inverse_rms};
+}
+
+// u, post, mix, P and 1/rms of a site's read
+struct ReadOutputs {
+    Tensor u, post, mix, projected, inverse_rms;
+
+    ReadOutputs(const Tokens& tokens, const Tensor& x, const Generators& gen)
+        : u(new_tensor(x, x, tokens.lead, {tokens.streams.C})),
+          post(new_tensor(gen.weight, x, tokens.lead, {tokens.streams.n})),
+          mix(new_tensor(gen.weight, x, tokens.lead, {gen.g.rows - 2 * tokens.streams.n})),
+          projected(new_tensor(gen.weight, x, tokens.lead, {gen.g.rows})),
+          inverse_rms(new_tensor(gen.weight, x, tokens.lead)) {}
+
+    Read of(const void* x) {
+        return {x, u.mutable_data_ptr(), post.mutable_data_ptr(), mix.mutable_data_ptr(), projected.mutable_data_ptr(), inverse_rms.mutable_data_ptr()};
+    }
+};
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> site_read(const Tensor& x, const Tensor& weight, const Tensor& gate, const Tensor& bias, double mix_gate,
+                                                             double norm_eps, int64_t read, int64_t write, double read_eps) {
+    const Tokens tokens(x);
+    const Tensor X = as_contiguous(x);
+    const Generators gen(tokens, weight, gate, bias, mix_gate, norm_eps, read, write, read_eps);
+    ReadOutputs out(tokens, x, gen);
+    const Read r = out.of(X.const_data_ptr());
+    const Kernels& k = kernels();
+    for_batch(tokens.count, tokens.grain(), [&](int64_t begin, int64_t end) { k.site_read(tokens.streams, gen.g, r, begin, end); });
+    return {out.u, out.post, out.mix, out.projected, out.inverse_rms};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> write_site_read(const Tensor& x, const Tensor& y, const Tensor& post, const Tensor& res,
+                                                                           const Tensor& weight, const Tensor& gate, const Tensor& bias, double mix_gate,
+                                                                           double norm_eps, int64_t read, int64_t write, double read_eps) {
+    const Tokens tokens(x);
+    const Written in(tokens, x, y, post, res);
+    const Generators gen(tokens, weight, gate, bias, mix_gate, norm_eps, read, write, read_eps);
+    Tensor state = new_like(x);
+    ReadOutputs out(tokens, x, gen);
+    const Write w = in.to(state);
+    const Read r = out.of(w.out);
+    const Kernels& k = kernels();
+    for_batch(tokens.count, tokens.grain(), [&](int64_t begin, int64_t end) { k.write_site_read(tokens.streams, w, gen.g, r, begin, end); });
+    return {state, out.u, out.post, out.mix, out.projected, out.inverse_rms};
+}
+
+// Gradients of parameters are sums over tokens: every range of tokens adds up its own, and those are added in order.
+// run(begin, end, sums) with room for `numbers` zeros of the computing type
+template <class Run>
+void summed_over_ranges(const Tokens& tokens, bool wide, int64_t numbers, void* total, const Run& run) {
+    const auto typed = [&]<class F>(F) {
+        const int64_t ranges = std::max<int64_t>(1, std::min<int64_t>(torch::stable::get_num_threads(), tokens.count / tokens.grain()));
+        std::unique_ptr<F[]> others(new F[(ranges - 1) * numbers]);
+        F* sum = static_cast<F*>(total);
+        const auto one = [&](int64_t range) {
+            F* own = range ? others.get() + (range - 1) * numbers : sum;
+            std::fill(own, own + numbers, F(0));
+            run(tokens.count * range / ranges, tokens.count * (range + 1) / ranges, static_cast<void*>(own));
+        };
+        for_batch(ranges, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t range = begin; range < end; ++range) one(range);
+        });
+        for (int64_t range = 1; range < ranges; ++range)
+            for (int64_t i = 0; i < numbers; ++i) sum[i] += others[(range - 1) * numbers + i];
+    };
+    wide ? typed(double()) : typed(float());
+}
+
+// dweight, dscale and dbias of a range lie one after the other.
+struct ParameterSums {
+    int64_t weights, rows;
+    bool wide;
+
+    ParameterSums(const Tokens& tokens, const Generators& gen)
+        : weights(gen.weight.numel()), rows(gen.g.rows), wide(tokens.streams.dtype == DType::float64) {}
+
+    int64_t numbers() const { return weights + 2 * rows; }
+    void put(ReadBackward& r, void* sums) const {
+        char* at = static_cast<char*>(sums);
+        const int64_t size = wide ? sizeof(double) : sizeof(float);
+        r.dweight = at;
+        r.dscale = at + weights * size;
+        r.dbias = at + (weights + rows) * size;
+    }
+};
+
+std::tuple<Tensor, Tensor> coefficients_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& projected, const Tensor& inverse_rms) {
+    const Tokens tokens(x);
+    const Tensor X = as_contiguous(x);
+    const Generators gen(tokens, weight, 0);
+    const Tensor G = tokens.coefficient(grad, "grad", {gen.g.rows}), P = tokens.coefficient(projected, "projected", {gen.g.rows});
+    const Tensor R = tokens.coefficient(inverse_rms, "inverse_rms", {});
+    Tensor dx = new_like(x), dweight = new_like(gen.weight);
+    const ReadBackward base{nullptr,            nullptr,            G.const_data_ptr(),    nullptr, X.const_data_ptr(), P.const_data_ptr(),
+                            R.const_data_ptr(), dx.mutable_data_ptr(), nullptr, nullptr, nullptr};
+    const Kernels& k = kernels();
+    summed_over_ranges(tokens, tokens.streams.dtype == DType::float64, gen.weight.numel(), dweight.mutable_data_ptr(),
+                       [&](int64_t begin, int64_t end, void* own) {
+                           ReadBackward r = base;
+                           r.dweight = own;
+                           k.site_read_backward(tokens.streams, gen.g, r, begin, end);
+                       });
+    return {dx, dweight};
+}
+
+struct ReadGradients {
+    Tensor du, dpost, dmix, projected, inverse_rms;
+
+    ReadGradients(const Tokens& tokens, const Generators& gen, const Tensor& du_, const Tensor& dpost_, const Tensor& dmix_, const Tensor& projected_,
+                  const Tensor& inverse_rms_)
+        : du(tokens.state(du_, "du", {tokens.streams.C})),
+          dpost(tokens.coefficient(dpost_, "dpost", {tokens.streams.n})),
+          dmix(tokens.coefficient(dmix_, "dmix", {gen.g.rows - 2 * tokens.streams.n})),
+          projected(tokens.coefficient(projected_, "projected", {gen.g.rows})),
+          inverse_rms(tokens.coefficient(inverse_rms_, "inverse_rms", {})) {}
+
+    ReadBackward of(const void* through, const void* x, void* dx) const {
+        return {du.const_data_ptr(),        dpost.const_data_ptr(),       dmix.const_data_ptr(), through, x,
+                projected.const_data_ptr(), inverse_rms.const_data_ptr(), dx,                    nullptr, nullptr, nullptr};
+    }
+};
+
+// dweight, dgate and dbias out of what summed_over_ranges left
+std::tuple<Tensor, Tensor, Tensor> parameter_gradients(const Tokens& tokens, const Generators& gen, const ParameterSums& sums, const Tensor& gate, const char* total) {
+    Tensor dweight = new_like(gen.weight), dgate = new_like(gate), dbias = new_like(gen.bias);
+    const auto typed = [&]<class F>(F) {
+        const F* from = reinterpret_cast<const F*>(total);
+        std::copy(from, from + sums.weights, static_cast<F*>(dweight.mutable_data_ptr()));
+        gen.gather<F>(from + sums.weights, static_cast<F*>(dgate.mutable_data_ptr()), tokens.streams.n);
+        std::copy(from + sums.weights + sums.rows, from + sums.numbers(), static_cast<F*>(dbias.mutable_data_ptr()));
+    };
+    sums.wide ? typed(double()) : typed(float());
+    return {dweight, dgate, dbias};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> site_read_backward(const Tensor& du, const Tensor& dpost, const Tensor& dmix, const Tensor& x, const Tensor& weight,
+                                                              const Tensor& gate, const Tensor& bias, const Tensor& projected, const Tensor& inverse_rms,
+                                                              double mix_gate, int64_t read, int64_t write, double read_eps) {
+    const Tokens tokens(x);
+    const Tensor X = as_contiguous(x);
+    const Generators gen(tokens, weight, gate, bias, mix_gate, 0, read, write, read_eps);
+    const ReadGradients grads(tokens, gen, du, dpost, dmix, projected, inverse_rms);
+    const ParameterSums sums(tokens, gen);
+    Tensor dx = new_like(x);
+    const ReadBackward base = grads.of(nullptr, X.const_data_ptr(), dx.mutable_data_ptr());
+    std::vector<char> total(sums.numbers() * (sums.wide ? sizeof(double) : sizeof(float)));
+    const Kernels& k = kernels();
+    summed_over_ranges(tokens, sums.wide, sums.numbers(), total.data(), [&](int64_t begin, int64_t end, void* own) {
+        ReadBackward r = base;
+        sums.put(r, own);
+        k.site_read_backward(tokens.streams, gen.g, r, begin, end);
+    });
+    const auto [dweight, dgate, dbias] = parameter_gradients(tokens, gen, sums, gate, total.data());
+    return {dx, dweight, dgate, dbias};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> write_site_read_backward(
+    const std::optional<Tensor>& dstate, const Tensor& du, const Tensor& dnext_post, const Tensor& dmix, const Tensor& x, const Tensor& y, const Tensor& post,
+    const Tensor& res, const Tensor& state, const Tensor& weight, const Tensor& gate, const Tensor& bias, const Tensor& projected, const Tensor& inverse_rms,
+    double mix_gate, int64_t read, int64_t write, double read_eps) {
+    const Tokens tokens(x);
+    const Written in(tokens, x, y, post, res);
+    const Generators gen(tokens, weight, gate, bias, mix_gate, 0, read, write, read_eps);
+    const ReadGradients grads(tokens, gen, du, dnext_post, dmix, projected, inverse_rms);
+    const ParameterSums sums(tokens, gen);
+    const std::initializer_list<int64_t> shape = {tokens.streams.n, tokens.streams.C};
+    const Tensor S = tokens.state(state, "state", shape);
+    std::optional<Tensor> through;
+    if (dstate) through = tokens.state(*dstate, "dstate", shape);
+    WriteGradients d(in);
+    const WriteBackward w = d.of(in, nullptr);
+    const ReadBackward base = grads.of(through ? through->const_data_ptr() : nullptr, S.const_data_ptr(), nullptr);
+    std::vector<char> total(sums.numbers() * (sums.wide ? sizeof(double) : sizeof(float)));
+    const Kernels& k = kernels();
+    summed_over_ranges(tokens, sums.wide, sums.numbers(), total.data(), [&](int64_t begin, int64_t end, void* own) {
+        ReadBackward r = base;
+        sums.put(r, own);
+        k.write_site_read_backward(tokens.streams, w, gen.g, r, begin, end);
+    });
+    const auto [dweight, dgate, dbias] = parameter_gradients(tokens, gen, sums, gate, total.data());
+    return {d.dx, d.dy, d.dpost, d.dres, dweight, dgate, dbias};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(streammix, CPU, m) {
+    m.impl("read", TORCH_BOX(&read));
+    m.impl("read_backward", TORCH_BOX(&read_backward));
+    m.impl("write", TORCH_BOX(&write));
+    m.impl("write_backward", TORCH_BOX(&write_backward));
+    m.impl("coefficients", TORCH_BOX(&coefficients));
+    m.impl("coefficients_backward", TORCH_BOX(&coefficients_backward));
+    m.impl("site_read", TORCH_BOX(&site_read));
+    m.impl("site_read_backward", TORCH_BOX(&site_read_backward));
+    m.impl("write_site_read", TORCH_BOX(&write_site_read));
+    m.impl("write_site_read_backward", TORCH_BOX(&write_site_read_backward));
+}
+
+}  // namespace streammix

@@ -1,0 +1,46 @@
+// What the instruction set gives, and memory to work in.
+#pragma once
+
+#include <stdint.h>
+#include <stdlib.h>
+
+#include <new>
+
+#include "number.h"
+
+namespace streammix::SM_ISA {
+
+#if defined(__AVX512F__)
+inline constexpr int vector_bytes = 64;
+#elif defined(__AVX2__)
+inline constexpr int vector_bytes = 32;
+#else
+inline constexpr int vector_bytes = 16;
+#endif
+
+// Subnormal intermediate results are zero, for speed: they are far below the accuracy of any result.
+class FlushSubnormals {
+#if defined(SM_X86)
+    unsigned saved = _mm_getcsr();
+
+public:
+    FlushSubnormals() { _mm_setcsr(saved | 0x8040); }
+    ~FlushSubnormals() { _mm_setcsr(saved); }
+#else
+public:
+    FlushSubnormals() {}
+#endif
+};
+
+// Room for `count` numbers, aligned
+template <class V>
+struct Scratch {
+    V* p;
+    explicit Scratch(int64_t count) : p(nullptr) {
+        if (count && posix_memalign(reinterpret_cast<void**>(&p), alignof(V) < 64 ? 64 : alignof(V), count * sizeof(V))) throw std::bad_alloc();
+    }
+    Scratch(const Scratch&) = delete;
+    ~Scratch() { free(p); }
+};
+
+}  // namespace streammix::SM_ISA

@@ -1,0 +1,262 @@
+// A site's work between two branches, block by block of tokens so that the state stays in cache from one stage to the next:
+// the write of the site before, the coefficients, the read. The backward goes the other way.
+#pragma once
+
+#include "coefficients.h"
+#include "kernels.h"
+
+namespace streammix::SM_ISA {
+
+// ------------------------------------------------------------------------------------------------------------ activations
+template <class V>
+SM_FN V sigmoid(V x) {
+    using F = Scalar<V>;
+    constexpr F far = sizeof(F) == 4 ? 86 : 708;
+    return reciprocal(F(1) + exp(-min(V(far), max(V(-far), x))));
+}
+template <class V>
+SM_FN V activate(Activation how, V x) {
+    if (how == Activation::linear) return x;
+    return how == Activation::sigmoid ? sigmoid(x) : Scalar<V>(2) * sigmoid(x);
+}
+template <class V>
+SM_FN V activation_slope(Activation how, V x) {
+    if (how == Activation::linear) return V(1);
+    const V s = sigmoid(x), slope = s * (Scalar<V>(1) - s);
+    return how == Activation::sigmoid ? slope : Scalar<V>(2) * slope;
+}
+
+// f(first, how many) over `count` numbers, vector by vector
+template <class V, class Function>
+SM_FN void for_numbers(int count, Function f) {
+    for_channels<V>(0, count, [&](int64_t i, auto many) __attribute__((always_inline)) { f(int(i), many); });
+}
+
+template <class V>
+SM_FN void activate_all(Activation how, const Scalar<V>* logits, Scalar<V>* out, int count, Scalar<V> more) {
+    for_numbers<V>(count, [&](int i, auto many) __attribute__((always_inline)) { store(out + i, activate(how, load<V>(logits + i, many)) + V(more), many); });
+}
+
+// ------------------------------------------------------------------------------------------------------------ a generator, typed
+template <class V>
+struct Generated {
+    using F = Scalar<V>;
+    const Generator& g;
+    const F *weight, *scale, *bias;
+    int n, rows, mixed;
+
+    Generated(const Generator& g, int n)
+        : g(g), weight((const F*)g.weight), scale((const F*)g.scale), bias((const F*)g.bias), n(n), rows(g.rows), mixed(g.rows - 2 * n) {}
+
+    SM_FN void logits(const F* P, F* out) const {
+        for_numbers<V>(rows, [&](int i, auto many) __attribute__((always_inline)) {
+            store(out + i, load<V>(scale + i, many) * load<V>(P + i, many) + load<V>(bias + i, many), many);
+        });
+    }
+    SM_FN void read_weights(const F* logits, F* pre) const { activate_all<V>(g.read, logits, pre, n, F(g.read_eps)); }
+};
+
+// f<tokens>(first) over `count` tokens in tiles, then one by one
+template <class Function>
+SM_FN void for_tiles(int64_t begin, int64_t end, Function f) {
+    int64_t t = begin;
+    for (; t + tile_tokens <= end; t += tile_tokens) f.template operator()<tile_tokens>(t);
+    for (; t < end; ++t) f.template operator()<1>(t);
+}
+
+// ------------------------------------------------------------------------------------------------------------ forward
+template <int N, class V, class M>
+void write_range(Streams s, Write w, int64_t begin, int64_t end) {
+    using F = Scalar<V>;
+    const int64_t width = s.n * s.C;
+    for (int64_t t = begin; t < end; ++t)
+        write_token<N, V>((const M*)w.x + t * width, (const M*)w.y + t * s.C, (const F*)w.post + t * s.n, (const F*)w.res + t * s.n * s.n,
+                          (M*)w.out + t * width, s.n, s.C);
+}
+
+template <int N, class V, class M>
+void site_read_block(Streams s, const Generated<V>& gen, Read r, int64_t begin, int64_t end, Scalar<V>* logits, V* sums) {
+    using F = Scalar<V>;
+    const int n = s.n, rows = gen.rows;
+    const int64_t width = n * s.C;
+    const M* x = (const M*)r.x;
+    F *P = (F*)r.projected, *inverse_rms = (F*)r.inverse_rms;
+    for_tiles(begin, end, [&]<int tokens>(int64_t t) {
+        project_tokens<tokens, V>(x + t * width, gen.weight, rows, width, F(gen.g.norm_eps), P + t * rows, inverse_rms + t, sums);
+    });
+    if (!r.u) return;
+    for (int64_t t = begin; t < end; ++t) {
+        gen.logits(P + t * rows, logits);
+        F pre[max_n];
+        gen.read_weights(logits, pre);
+        read_token<N, V>(x + t * width, pre, (M*)r.u + t * s.C, n, s.C);
+        activate_all<V>(gen.g.write, logits + n, (F*)r.post + t * n, n, F(0));
+        memcpy((F*)r.mix + t * gen.mixed, logits + 2 * n, gen.mixed * sizeof(F));
+    }
+}
+
+template <int N, class V, class M>
+void write_site_read_range(Streams s, const Write* w, Generator g, Read r, int64_t begin, int64_t end) {
+    const Generated<V> gen(g, s.n);
+    Scratch<Scalar<V>> logits(g.rows);
+    Scratch<V> sums(tile_tokens * (g.rows + 1));
+    for (int64_t b = begin; b < end; b += block_tokens) {
+        const int64_t e = b + block_tokens < end ? b + block_tokens : end;
+        if (w) write_range<N, V, M>(s, *w, b, e);
+        site_read_block<N, V, M>(s, gen, r, b, e, logits.p, sums.p);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------ backward
+template <int N, class V, class M>
+SM_FN void write_backward_one(Streams s, WriteBackward w, const M* grad, int64_t t) {
+    using F = Scalar<V>;
+    const int64_t width = s.n * s.C, square = int64_t(s.n) * s.n;
+    write_token_backward<N, V>(grad, (const M*)w.x + t * width, (const M*)w.y + t * s.C, (const F*)w.post + t * s.n, (const F*)w.res + t * square,
+                               (M*)w.dx + t * width, (M*)w.dy + t * s.C, (F*)w.dpost + t * s.n, (F*)w.dres + t * square, s.n, s.C);
+}
+template <int N, class V, class M>
+void write_backward_range(Streams s, WriteBackward w, int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) write_backward_one<N, V>(s, w, (const M*)w.grad + t * s.n * s.C, t);
+}
+
+// What the backward of a block keeps for each of its tokens
+template <class F>
+struct BlockGradients {
+    F* q;       // rows a token
+    F* logits;  // rows
+    F a[block_tokens], pre[block_tokens * max_n];
+};
+
+// dlogits of token t, and from them its q and a; scale and bias add up.
+template <int N, class V, class M>
+void logit_gradients(Streams s, const Generated<V>& gen, ReadBackward r, int64_t t, int64_t first, BlockGradients<Scalar<V>>& kept) {
+    using F = Scalar<V>;
+    const int n = s.n, rows = gen.rows;
+    const F* P = (const F*)r.projected + t * rows;
+    F *q = kept.q + (t - first) * rows, *dscale = (F*)r.dscale, *dbias = (F*)r.dbias;
+    if (r.du) {
+        gen.logits(P, kept.logits);
+        gen.read_weights(kept.logits, kept.pre + (t - first) * n);
+        read_token_dots<N, V>((const M*)r.du + t * s.C, (const M*)r.x + t * n * s.C, q, n, s.C);
+        memcpy(q + n, (const F*)r.dpost + t * n, n * sizeof(F));
+        const auto chain = [&](Activation how, int from) {
+            for_numbers<V>(n, [&](int i, auto many) __attribute__((always_inline)) {
+                store(q + from + i, load<V>(q + from + i, many) * activation_slope(how, load<V>(kept.logits + from + i, many)), many);
+            });
+        };
+        chain(gen.g.read, 0);
+        chain(gen.g.write, n);
+        memcpy(q + 2 * n, (const F*)r.dmix + t * gen.mixed, gen.mixed * sizeof(F));
+    } else {
+        memcpy(q, (const F*)r.dmix + t * rows, rows * sizeof(F));  // the gradient of P itself: scale is one
+    }
+    const F inverse_rms = ((const F*)r.inverse_rms)[t];
+    V along(0);
+    for_numbers<V>(rows, [&](int i, auto many) __attribute__((always_inline)) {
+        const V dlogits = load<V>(q + i, many), projected = load<V>(P + i, many);
+        V dP = dlogits;
+        if (gen.scale) {
+            store(dscale + i, load<V>(dscale + i, many) + dlogits * projected, many);
+            store(dbias + i, load<V>(dbias + i, many) + dlogits, many);
+            dP *= load<V>(gen.scale + i, many);
+        }
+        along += dP * projected;
+        store(q + i, V(inverse_rms) * dP, many);
+    });
+    kept.a[t - first] = -inverse_rms * inverse_rms / F(n * s.C) * sum(along);
+}
+
+// The gradient of the block's state, to dx (its first token at dx)
+template <int N, class V, class M>
+void site_read_backward_block(Streams s, const Generated<V>& gen, ReadBackward r, int64_t begin, int64_t end, BlockGradients<Scalar<V>>& kept, M* dx) {
+    const int n = s.n, rows = gen.rows;
+    const int64_t width = n * s.C;
+    const M *x = (const M*)r.x, *du = (const M*)r.du, *through = (const M*)r.through;
+    for (int64_t t = begin; t < end; ++t) logit_gradients<N, V, M>(s, gen, r, t, begin, kept);
+    for_tiles(begin, end, [&]<int tokens>(int64_t t) {
+        const int64_t i = t - begin;
+        project_tokens_backward<N, tokens, V>(x + t * width, gen.weight, kept.q + i * rows, kept.a + i, rows, through ? through + t * width : nullptr,
+                                              du ? du + t * s.C : nullptr, kept.pre + i * n, dx + i * width, n, s.C);
+    });
+    accumulate_phi<V>(x + begin * width, kept.q, int(end - begin), rows, width, (Scalar<V>*)r.dweight);
+}
+
+template <int N, class V, class M>
+void write_site_read_backward_range(Streams s, const WriteBackward* w, Generator g, ReadBackward r, int64_t begin, int64_t end) {
+    using F = Scalar<V>;
+    const Generated<V> gen(g, s.n);
+    const int64_t width = s.n * s.C;
+    Scratch<F> q(block_tokens * g.rows), logits(g.rows);
+    Scratch<M> state(w ? block_tokens * width : 0);
+    BlockGradients<F> kept{q.p, logits.p, {}, {}};
+    for (int64_t b = begin; b < end; b += block_tokens) {
+        const int64_t e = b + block_tokens < end ? b + block_tokens : end;
+        M* dx = w ? state.p : (M*)r.dx + b * width;
+        site_read_backward_block<N, V, M>(s, gen, r, b, e, kept, dx);
+        if (w)
+            for (int64_t t = b; t < e; ++t) write_backward_one<N, V>(s, *w, (const M*)dx + (t - b) * width, t);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------ run-time type and n
+template <class M>
+struct Computing {
+    using type = float;
+};
+template <>
+struct Computing<double> {
+    using type = double;
+};
+
+// f.operator()<N, V, M>(): n = 4 is compiled as a constant
+template <class Function>
+SM_FN void for_streams(Streams s, Function f) {
+    const auto typed = [&]<class M>(M) {
+        using F = typename Computing<M>::type;
+        using V = Simd<F, vector_bytes / sizeof(F)>;
+        s.n == 4 ? f.template operator()<4, V, M>() : f.template operator()<0, V, M>();
+    };
+    switch (s.dtype) {
+        case DType::float32: return typed(float());
+        case DType::float64: return typed(double());
+        case DType::float16: return typed(Half());
+        case DType::bfloat16: return typed(BFloat16());
+    }
+}
+
+inline void read_any(Streams s, const void* x, const void* pre, void* u, int64_t begin, int64_t end) {
+    for_streams(s, [&]<int N, class V, class M>() {
+        for (int64_t t = begin; t < end; ++t)
+            read_token<N, V>((const M*)x + t * s.n * s.C, (const Scalar<V>*)pre + t * s.n, (M*)u + t * s.C, s.n, s.C);
+    });
+}
+inline void read_backward_any(Streams s, const void* du, const void* x, const void* pre, void* dx, void* dpre, int64_t begin, int64_t end) {
+    for_streams(s, [&]<int N, class V, class M>() {
+        using F = Scalar<V>;
+        for (int64_t t = begin; t < end; ++t) {
+            const int64_t at = t * s.n * s.C;
+            read_token_backward<N, V>((const M*)du + t * s.C, (const M*)x + at, (const F*)pre + t * s.n, (M*)dx + at, (F*)dpre + t * s.n, s.n, s.C);
+        }
+    });
+}
+inline void write_any(Streams s, Write w, int64_t begin, int64_t end) {
+    for_streams(s, [&]<int N, class V, class M>() { write_range<N, V, M>(s, w, begin, end); });
+}
+inline void write_backward_any(Streams s, WriteBackward w, int64_t begin, int64_t end) {
+    for_streams(s, [&]<int N, class V, class M>() { write_backward_range<N, V, M>(s, w, begin, end); });
+}
+inline void site_read_any(Streams s, Generator g, Read r, int64_t begin, int64_t end) {
+    for_streams(s, [&]<int N, class V, class M>() { write_site_read_range<N, V, M>(s, nullptr, g, r, begin, end); });
+}
+inline void site_read_backward_any(Streams s, Generator g, ReadBackward r, int64_t begin, int64_t end) {
+    for_streams(s, [&]<int N, class V, class M>() { write_site_read_backward_range<N, V, M>(s, nullptr, g, r, begin, end); });
+}
+inline void write_site_read_any(Streams s, Write w, Generator g, Read r, int64_t begin, int64_t end) {
+    for_streams(s, [&]<int N, class V, class M>() { write_site_read_range<N, V, M>(s, &w, g, r, begin, end); });
+}
+inline void write_site_read_backward_any(Streams s, WriteBackward w, Generator g, ReadBackward r, int64_t begin, int64_t end) {
+    for_streams(s, [&]<int N, class V, class M>() { write_site_read_backward_range<N, V, M>(s, &w, g, r, begin, end); });
+}
+
+}  // namespace streammix::SM_ISA

@@ -1,0 +1,25 @@
+// Everything compiled for one instruction set.
+#pragma once
+
+#include "batch.h"
+#include "site.h"
+
+namespace streammix::SM_ISA {
+
+inline constexpr Kernels table(const char* name) {
+    return {name,
+            project_any,
+            project_backward_any,
+            sinkhorn_any,
+            sinkhorn_backward_any,
+            read_any,
+            read_backward_any,
+            write_any,
+            write_backward_any,
+            site_read_any,
+            site_read_backward_any,
+            write_site_read_any,
+            write_site_read_backward_any};
+}
+
+}  // namespace streammix::SM_ISA

@@ -1,0 +1,215 @@
+"""Operators of a whole site: `coefficients`, `site_read`, `write_site_read` and their backward passes.
+
+They exist beside `read` and `write` because the state is best passed over once: each serves what a site, or the end of
+one and the beginning of the next, does between two branches. Their parameters have no batch dimensions, so they take no
+part in vmap; layers use the plain formulas there.
+"""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .eager import site as eager
+from .registry import define
+
+ACTIVATION_CODES = {"linear": 0, "sigmoid": 1, "twice-sigmoid": 2}
+
+_PARAMETERS = "Tensor weight, Tensor gate, Tensor bias"
+_SAVED = "Tensor projected, Tensor inverse_rms"
+_ACTIVATIONS = "int read, int write, float read_eps"
+
+
+def _through_plain_formulas(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Second derivatives, by differentiating the plain backward pass."""
+
+    def backward(ops: SimpleNamespace, ctx: Any, *grads: Tensor | None) -> Any:
+        inputs = iter(ctx.saved_tensors)
+        arguments: list[Any] = [next(inputs) if tensor else argument for tensor, argument in ctx.arguments]
+        places = [i for i, argument in enumerate(arguments) if isinstance(argument, Tensor)]
+
+        def of_tensors(*tensors: Tensor) -> Any:
+            filled = list(arguments)
+            for i, tensor in zip(places, tensors):
+                filled[i] = tensor
+            return plain(*filled)
+
+        outputs, pull = torch.func.vjp(of_tensors, *(arguments[i] for i in places))[:2]
+        pulled = pull(tuple(torch.zeros_like(o) if g is None else g for g, o in zip(grads, outputs)))
+        result: list[Tensor | None] = [None] * len(arguments)
+        for i, tensor in zip(places, pulled):
+            result[i] = tensor
+        return tuple(result)
+
+    return backward
+
+
+def _save_arguments(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*(i for i in inputs if isinstance(i, Tensor)))
+    ctx.arguments = [(True, None) if isinstance(i, Tensor) else (False, i) for i in inputs]
+
+
+def _rows(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Empty P and r."""
+    return weight.new_empty(*x.shape[:-2], weight.shape[0]), weight.new_empty(x.shape[:-2])
+
+
+def _like(*tensors: Tensor) -> tuple[Tensor, ...]:
+    return tuple(tensor.new_empty(tensor.shape) for tensor in tensors)
+
+
+def _given(grad: Tensor | None, *like: Any) -> Tensor:
+    """The gradient, or zeros of the shape and kind that the first of `like` makes with the sizes after it."""
+    tensor, *sizes = like
+    return tensor.new_zeros(sizes) if grad is None else grad
+
+
+def _through_saved(
+    ops: SimpleNamespace, dP: Tensor | None, dr: Tensor | None, x: Tensor, weight: Tensor, P: Tensor, r: Tensor
+) -> tuple[Tensor, Tensor]:
+    """dx and dweight from gradients of P and r, which are outputs for the backward pass only: a second derivative sends
+    gradients there.   dr/dv = -r^3 v / (n C)"""
+    dx, dweight = ops.coefficients_backward(_given(dP, P, *P.shape), x, weight, P, r)
+    if dr is not None:
+        factor = -r.pow(3) * dr / weight.shape[-1]
+        dx = dx + (factor[..., None, None] * x.to(weight.dtype)).to(x.dtype)
+    return dx, dweight
+
+
+# --- coefficients -----------------------------------------------------------------------------------------------
+
+
+def _save_coefficients(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    x, weight, _ = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, weight, *output)
+
+
+def _coefficients_backward(ops: SimpleNamespace, ctx: Any, dP: Tensor | None, dr: Tensor | None) -> Any:
+    return *_through_saved(ops, dP, dr, *ctx.saved_tensors), None
+
+
+define(
+    "coefficients(Tensor x, Tensor weight, float norm_eps) -> (Tensor, Tensor)",
+    eager.coefficients,
+    fake=lambda x, weight, norm_eps: _rows(x, weight),
+    save=_save_coefficients,
+    backward=_coefficients_backward,
+    vmap=False,
+)
+define(
+    f"coefficients_backward(Tensor grad, Tensor x, Tensor weight, {_SAVED}) -> (Tensor, Tensor)",
+    eager.coefficients_backward,
+    fake=lambda grad, x, weight, projected, inverse_rms: _like(x, weight),
+    save=_save_arguments,
+    backward=_through_plain_formulas(eager.coefficients_backward),
+    vmap=False,
+)
+
+
+# --- coefficients and read --------------------------------------------------------------------------------------
+
+
+def _read_outputs(x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    n, lead = x.shape[-2], x.shape[:-2]
+    post, mix = weight.new_empty(*lead, n), weight.new_empty(*lead, weight.shape[0] - 2 * n)
+    return x.new_empty(*lead, x.shape[-1]), post, mix, *_rows(x, weight)
+
+
+def _save_site_read(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    x, weight, gate, bias, mix_gate, _, read, write, read_eps = inputs
+    *_, projected, inverse_rms = output
+    ctx.set_materialize_grads(False)
+    ctx.activations = (mix_gate, read, write, read_eps)
+    ctx.save_for_backward(x, weight, gate, bias, projected, inverse_rms)
+
+
+def _read_gradients(x: Tensor, weight: Tensor, du: Any, dpost: Any, dmix: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *lead, n, C = x.shape
+    return (
+        _given(du, x, *lead, C),
+        _given(dpost, weight, *lead, n),
+        _given(dmix, weight, *lead, weight.shape[0] - 2 * n),
+    )
+
+
+def _site_read_backward(ops: SimpleNamespace, ctx: Any, du: Any, dpost: Any, dmix: Any, dP: Any, dr: Any) -> Any:
+    x, weight, gate, bias, P, r = ctx.saved_tensors
+    of_outputs = _read_gradients(x, weight, du, dpost, dmix)
+    dx, dweight, dgate, dbias = ops.site_read_backward(*of_outputs, x, weight, gate, bias, P, r, *ctx.activations)
+    if dP is not None or dr is not None:
+        more_dx, more_dweight = _through_saved(ops, dP, dr, x, weight, P, r)
+        dx, dweight = dx + more_dx, dweight + more_dweight
+    return dx, dweight, dgate, dbias, None, None, None, None, None
+
+
+define(
+    f"site_read(Tensor x, {_PARAMETERS}, float mix_gate, float norm_eps, {_ACTIVATIONS})"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    eager.site_read,
+    fake=lambda x, weight, *_: _read_outputs(x, weight),
+    save=_save_site_read,
+    backward=_site_read_backward,
+    vmap=False,
+)
+define(
+    f"site_read_backward(Tensor du, Tensor dpost, Tensor dmix, Tensor x, {_PARAMETERS}, {_SAVED}, float mix_gate,"
+    f" {_ACTIVATIONS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    eager.site_read_backward,
+    fake=lambda du, dpost, dmix, x, weight, gate, bias, *_: _like(x, weight, gate, bias),
+    save=_save_arguments,
+    backward=_through_plain_formulas(eager.site_read_backward),
+    vmap=False,
+)
+
+
+# --- write, coefficients and read -------------------------------------------------------------------------------
+
+
+def _save_write_site_read(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    x, y, post, res, weight, gate, bias, mix_gate, _, read, write, read_eps = inputs
+    state, *_, projected, inverse_rms = output
+    ctx.set_materialize_grads(False)
+    ctx.activations = (mix_gate, read, write, read_eps)
+    ctx.save_for_backward(x, y, post, res, state, weight, gate, bias, projected, inverse_rms)
+
+
+def _write_site_read_backward(
+    ops: SimpleNamespace, ctx: Any, dstate: Any, du: Any, dpost: Any, dmix: Any, dP: Any, dr: Any
+) -> Any:
+    *before, state, weight, gate, bias, P, r = ctx.saved_tensors
+    more_dweight: Any = None
+    if dP is not None or dr is not None:
+        more_dstate, more_dweight = _through_saved(ops, dP, dr, state, weight, P, r)
+        dstate = more_dstate if dstate is None else dstate + more_dstate
+    of_outputs = _read_gradients(state, weight, du, dpost, dmix)
+    *grads, dweight, dgate, dbias = ops.write_site_read_backward(
+        dstate, *of_outputs, *before, state, weight, gate, bias, P, r, *ctx.activations
+    )
+    dweight = dweight if more_dweight is None else dweight + more_dweight
+    return *grads, dweight, dgate, dbias, None, None, None, None, None
+
+
+define(
+    f"write_site_read(Tensor x, Tensor y, Tensor post, Tensor res, {_PARAMETERS}, float mix_gate, float norm_eps,"
+    f" {_ACTIVATIONS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    eager.write_site_read,
+    fake=lambda x, y, post, res, weight, *_: (*_like(x), *_read_outputs(x, weight)),
+    save=_save_write_site_read,
+    backward=_write_site_read_backward,
+    vmap=False,
+)
+define(
+    "write_site_read_backward(Tensor? dstate, Tensor du, Tensor dnext_post, Tensor dmix, Tensor x, Tensor y,"
+    f" Tensor post, Tensor res, Tensor state, {_PARAMETERS}, {_SAVED}, float mix_gate, {_ACTIVATIONS})"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    eager.write_site_read_backward,
+    fake=lambda dstate, du, dnext_post, dmix, x, y, post, res, state, weight, gate, bias, *_: _like(
+        x, y, post, res, weight, gate, bias
+    ),
+    save=_save_arguments,
+    backward=_through_plain_formulas(eager.write_site_read_backward),
+    vmap=False,
+)
