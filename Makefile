@@ -1,7 +1,7 @@
 # make demo   train and compare small models, write the report
 # make test   lint, types and the whole test suite
 # make sanitize  the C++ under AddressSanitizer and UBSan (several minutes of compiling)
-# make bench  accuracy and run time of the projection; renews the figures and the picture in docs
+# make bench  accuracy and run time of the projection, time and memory of a site; renews the figures and pictures in docs
 # make wheel  one wheel for all Pythons and torches, in dist/
 # All create .venv first; a second run finds it ready.
 PYTHON ?= python3
@@ -40,6 +40,7 @@ sanitize: $(READY)
 
 bench: $(READY)
 	$(BIN)/streammix bench --json docs/bench.json --plot docs/images/projection.svg
+	$(BIN)/streammix bench --suite site --json docs/bench-site.json --plot docs/images/site.svg
 
 wheel: $(PACKAGES)
 	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
