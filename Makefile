@@ -1,6 +1,6 @@
 # make demo   train and compare small models, write the report
-# make test   lint, types and the whole test suite
-# make sanitize  the C++ under AddressSanitizer and UBSan (several minutes of compiling)
+# make test   lint, types and the whole test suite, with the C++ under AddressSanitizer and UBSan on a short corpus
+# make sanitize  the same C++ for every instruction set, on a longer corpus (several minutes of compiling)
 # make bench  accuracy and run time of the projection, time and memory of a site; renews the figures and pictures in docs
 # make wheel  one wheel for all Pythons and torches, in dist/
 # All create .venv first; a second run finds it ready.
@@ -33,10 +33,10 @@ lint: $(READY)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup --ignore tests/csrc
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
 sanitize: $(READY)
-	$(BIN)/python -m pytest tests/csrc
+	STREAMMIX_SANITIZE=long $(BIN)/python -m pytest tests/csrc
 
 bench: $(READY)
 	$(BIN)/streammix bench --json docs/bench.json --plot docs/images/projection.svg
