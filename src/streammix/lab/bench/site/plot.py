@@ -47,7 +47,7 @@ def _step(ax: Any, rows: Rows) -> None:
     colours = {f"{row['model']}, dim {row['dim']}": _colour(row["model"]) for row in part}
     figure.bars(ax, values, colours, ".2f")
     ax.axvline(1, color=figure.FLOOR, linewidth=1)
-    ax.set_xlabel("training step over the plain residual model's (lower is better)")
+    ax.set_xlabel("training step over the plain model (lower is better)")
     ax.set_title(f"GPT, {rows[0]['layers']} layers, {rows[0]['tokens']:,} tokens, n = {rows[0]['n']}", fontsize=10)
 
 

@@ -13,10 +13,10 @@ Rows = list[dict[str, Any]]
 
 
 def table(title: str, *columns: str) -> Table:
-    """An empty table whose first column is text and whose others are numbers."""
+    """An empty table whose columns are numbers but for the first and those of names."""
     made = Table(title=title, title_justify="left")
     for place, column in enumerate(columns):
-        made.add_column(column, justify="right" if place else "left")
+        made.add_column(column, justify="left" if place == 0 or column in ("model", "to") else "right")
     return made
 
 
