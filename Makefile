@@ -1,7 +1,7 @@
 # make demo   train and compare small models, write the report
-# make test   lint, types and the whole test suite
-# make sanitize  the C++ under AddressSanitizer and UBSan (several minutes of compiling)
-# make bench  accuracy and run time of the projection; renews the figures and the picture in docs
+# make test   lint, types and the whole test suite, with the C++ under AddressSanitizer and UBSan on a short corpus
+# make sanitize  the same C++ for every instruction set, on a longer corpus (several minutes of compiling)
+# make bench  accuracy and run time of the projection, time and memory of a site; renews the figures and pictures in docs
 # make wheel  one wheel for all Pythons and torches, in dist/
 # All create .venv first; a second run finds it ready.
 PYTHON ?= python3
@@ -33,13 +33,14 @@ lint: $(READY)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup --ignore tests/csrc
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
 sanitize: $(READY)
-	$(BIN)/python -m pytest tests/csrc
+	STREAMMIX_SANITIZE=long $(BIN)/python -m pytest tests/csrc
 
 bench: $(READY)
 	$(BIN)/streammix bench --json docs/bench.json --plot docs/images/projection.svg
+	$(BIN)/streammix bench --suite site --json docs/bench-site.json --plot docs/images/site.svg
 
 wheel: $(PACKAGES)
 	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .

@@ -92,6 +92,8 @@ MISTAKES = {
     "inspect full": "neither a checkpoint nor a run",
     "bench --only everything": "no part 'everything'; accepted: accuracy, ",
     "bench --n 0": "integers >= 1",
+    "bench --suite site --batch 8": "--batch: suite 'site' does not take it",
+    "bench --suite sites": "accepted: projection, site",
     "nonsense": "nonsense",
 }
 

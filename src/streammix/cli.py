@@ -95,37 +95,70 @@ def inspect(
     inspect_checkpoint(checkpoint, out)
 
 
-BATCHES, FAMILIES = [512, 2048, 8192, 32768, 131072], ["N(0,1)", "N(0,10^2)"]
-
-
-@app.command(epilog="Example: [bold]streammix bench --only speed --batch 8192 --plot bench.svg[/bold]")
+@app.command(epilog="Example: [bold]streammix bench --suite site --only step --dim 512 --plot step.svg[/bold]")
 def bench(
-    n: Annotated[int, typer.Option("--n", help="Rows of the matrices.")] = 4,
-    batch: Annotated[list[int], typer.Option(help="Matrices at once; may be repeated.")] = BATCHES,
-    family: Annotated[
-        list[str], typer.Option(help="Logits to time on, N(0,1) or Unif(-10,10), say; may be repeated.")
-    ] = FAMILIES,
-    turns: Annotated[int, typer.Option(help="Times each contender is measured; the median counts.")] = 15,
-    compiled: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Also measure under torch.compile (needs a C++ compiler).")
-    ] = True,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; left out, torch chooses.")] = None,
+    suite: Annotated[
+        str,
+        typer.Option(
+            help="projection: how exact it is, and how fast against truncated Sinkhorn. site: what hyper-connections"
+            " cost in time and memory against a plain residual."
+        ),
+    ] = "projection",
     only: Annotated[
         list[str] | None,
-        typer.Option(help="A part: accuracy, memory, speed, sizes, scales; may be repeated. Left out: all."),
+        typer.Option(
+            help="A part; may be repeated. Left out: all. projection: accuracy, memory, speed, sizes, scales. site:"
+            " streams, site, step, decoding, memory."
+        ),
     ] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", help="Streams, which are the rows of the matrices.", show_default="4")
+    ] = None,
+    turns: Annotated[
+        int | None,
+        typer.Option(
+            help="How often each contender is measured (slow ones less often); the median counts. site: what is not a"
+            " training step three times as often.",
+            show_default="15; site: 5",
+        ),
+    ] = None,
+    compiled: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Also measure under torch.compile (needs a C++ compiler).",
+            show_default="compile",
+        ),
+    ] = None,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="projection: matrices at once; may be repeated.", show_default="512, 2048, 8192, 32768, 131072"
+        ),
+    ] = None,
+    family: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="projection: logits to time on, Unif(-10,10), say; may be repeated.",
+            show_default="N(0,1), N(0,10^2)",
+        ),
+    ] = None,
+    dim: Annotated[
+        list[int] | None,
+        typer.Option(help="site: width of the models and the single site; may be repeated.", show_default="512, 1024"),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; left out, torch chooses.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write all figures to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw them: a name ending in .svg, .png or .pdf.")] = None,
 ) -> None:
-    """Measure the projection: how exact, and how fast against truncated Sinkhorn."""
+    """Measure what the library costs, against what people use instead."""
     from streammix.lab.bench.run import bench as measure
 
+    options: dict[str, Any] = {"n": n, "turns": turns, "compile": compiled}
+    options |= {name: tuple(values) for name, values in (("batch", batch), ("family", family), ("dim", dim)) if values}
     measure(
-        n=n,
-        batches=batch,
-        families=family,
-        turns=turns,
-        compile=compiled,
+        suite,
+        options={name: value for name, value in options.items() if value is not None},
         threads=threads,
         only=only or [],
         json_path=json,

@@ -1,5 +1,5 @@
 // The native kernels against plain references, over a fuzzed corpus; run under AddressSanitizer and UndefinedBehaviorSanitizer.
-// Usage: solver_test [--thorough] [isa ...] (default: all that run here). Exits 1 with a message at the first failure.
+// Usage: solver_test [--short | --thorough] [isa ...] (default: all that run here). Exits 1 with a message at the first failure.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +22,9 @@ using Matrix = std::vector<double>;
 
 namespace {
 
+// How much of the corpus is run; effort multiplies the matrices of a case.
+enum class Corpus { brief, normal, thorough };
+Corpus corpus = Corpus::normal;
 int effort = 1;
 
 [[noreturn]] void fail(const std::string& what) {
@@ -273,7 +276,7 @@ constexpr DType dtypes[] = {DType::float32, DType::float64, DType::float16, DTyp
 // ------------------------------------------------------------------------------------------------------------------- tests
 // Marginals, non-negativity and boundedness over every family; the solution and its gradient where a float64 reference is cheap
 void test_projection(const Kernels& k, DType t, int n, Random& random) {
-    const int per_family = effort * (n <= 8 ? 9 : n <= 16 ? 3 : 1), nn = n * n;
+    const int per_family = corpus == Corpus::brief ? 2 : effort * (n <= 8 ? 9 : n <= 16 ? 3 : 1), nn = n * n;
     const double accuracy = t == DType::float64 ? 1e-14 * n : t == DType::float32 ? (n == 4 ? 2e-6 : 1e-6 * std::max(n, 2)) : 2 * n * eps(t);
     for (int family = 0; family < family_count; ++family) {
         if (n > 16 && effort == 1 && family != 3 && family != 19) continue;
@@ -316,7 +319,7 @@ void test_sinkhorn(const Kernels& k, DType t, int n, Random& random) {
     for (int recipe = 0; recipe < 6; ++recipe)
         for (int rounds : {1, 2, 20})
             for (int family : {1, 2, 12, 19}) {
-                if (!wide && rounds != 2) continue;
+                if ((!wide || corpus == Corpus::brief) && rounds != 2) continue;
                 const std::string place = where(k, t, n, "sinkhorn recipe ") + std::to_string(recipe) + " rounds " + std::to_string(rounds) + " " + families[family];
                 Buffer R(t, count * nn), M(t, count * nn), G(t, count * nn), D(t, count * nn);
                 std::normal_distribution<double> normal;
@@ -376,7 +379,7 @@ void test_batches(const Kernels& k, DType t, int n, Random& random) {
             operations[operation](k, t, R, G, out, 0, 1, n);
             alone[m].assign(out.data(), nn * bytes(t));
         }
-        for (int count = 0; count <= most; count += count < 4 || (n == 4 && t == DType::float32) ? 1 : 9) {
+        for (int count = 0; count <= most; count += count < 4 || (n == 4 && t == DType::float32) ? 1 : corpus == Corpus::brief ? 22 : 9) {
             Buffer R(t, count * nn, count % 5), G(t, count * nn, count % 3), out(t, count * nn, count % 4);
             const double bad[] = {NAN, INFINITY, -INFINITY};
             const int poisoned = has_logits && count > 2 && count % 2 ? int(random() % count) : -1;
@@ -451,6 +454,21 @@ void test_conversion(float (*decode)(uint16_t), uint16_t infinity) {
     check(isnan(decode(narrow(NAN))) && narrow(INFINITY) == infinity && narrow(-INFINITY) == (infinity | 0x8000), "16-bit store of non-finite values");
 }
 
+// Every instruction set runs these for every dtype and n of the corpus. Tests of new kernels go here.
+struct Check {
+    void (*run)(const Kernels&, DType, int n, Random&);
+    int largest;  // n
+};
+const Check checks[] = {{test_projection, 64}, {test_batches, 16}, {test_sinkhorn, 9}};
+
+// Large n in float32 only; of the brief corpus, the sizes next to each change of path (closed form, constant n, groups of eight), and
+// all of them in float32 only.
+bool in_corpus(DType t, int n) {
+    const bool narrow = t != DType::float32;
+    if (corpus == Corpus::brief && (n == 6 || n == 8 || n == 16 || n == 64 || (narrow && n != 1 && n != 4 && n != 9))) return false;
+    return n <= 16 || !narrow || corpus == Corpus::thorough;
+}
+
 void test_names() {
     for (const char* unknown : {"avx1024", "AVX2", " "}) {
         try {
@@ -466,7 +484,8 @@ void test_names() {
 
 int main(int argc, char** argv) {
     std::vector<const Kernels*> all;
-    if (argc > 1 && std::string(argv[1]) == "--thorough") effort = 12, --argc, ++argv;
+    if (argc > 1 && std::string(argv[1]) == "--thorough") corpus = Corpus::thorough, effort = 12, --argc, ++argv;
+    else if (argc > 1 && std::string(argv[1]) == "--short") corpus = Corpus::brief, --argc, ++argv;
     for (const char* isa : {"avx512", "avx2", "baseline"}) {
         const bool asked = std::any_of(argv + 1, argv + argc, [&](const char* a) { return std::string(a) == isa; });
         if (argc > 1 && !asked) continue;
@@ -485,13 +504,10 @@ int main(int argc, char** argv) {
     for (const Kernels* k : all) {
         test_tolerance(*k);
         Random random(1);
-        for (DType t : dtypes)
-            for (int n : {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 33, 64}) {
-                if (n > 16 && effort == 1 && t != DType::float32) continue;
-                test_projection(*k, t, n, random);
-                if (n <= 16) test_batches(*k, t, n, random);
-                if (n <= 9) test_sinkhorn(*k, t, n, random);
-            }
+        for (const Check& check : checks)
+            for (DType t : dtypes)
+                for (int n : {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 33, 64})
+                    if (n <= check.largest && in_corpus(t, n)) check.run(*k, t, n, random);
         printf("%s: passed\n", k->isa);
     }
 }

@@ -1,5 +1,11 @@
-"""The native kernels, each instruction set that runs here, under AddressSanitizer and UndefinedBehaviorSanitizer."""
+"""The native kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
 
+Short by default: the best instruction set that runs here and the baseline, with few sizes compiled as constants.
+STREAMMIX_SANITIZE=long (`make sanitize`): every instruction set, more sizes, the test program itself instrumented, a
+larger corpus; minutes.
+"""
+
+import hashlib
 import os
 import platform
 import shutil
@@ -8,46 +14,71 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "src" / "streammix" / "csrc"
+OBJECTS = ROOT / "build" / "sanitizers"  # by the hash of all that made them: what has not changed is not compiled again
+LONG = os.environ.get("STREAMMIX_SANITIZE") == "long"
+
+INSTRUMENTED = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+FLAGS = ["-std=c++20", "-Wno-psabi", "-w", "-I", str(SOURCES)]
+X86 = platform.machine().lower() in ("x86_64", "amd64")
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
-AVX512 = [*AVX2, "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl"]
-FLAGS = ["-std=c++20", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wno-psabi", "-w"]
-SIZES = "-DSM_PROJECTION_SIZES=4"  # the rest run through the path for any n
+ISA_FLAGS = {
+    "avx512": [*AVX2, "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl"] if X86 else [],
+    "avx2": AVX2 if X86 else [],
+    "baseline": [],
+}
+# Sizes that are compiled as constants; all others run through the path for any n.
+ALL_SIZES = ["-DSM_PROJECTION_SIZES=4"]
+FEW_SIZES = ["-DSM_PROJECTION_SIZES=4", "-DSM_SINKHORN_SIZES="]
+NO_SIZES = ["-DSM_PROJECTION_SIZES=", "-DSM_SINKHORN_SIZES="]
 # AddressSanitizer's checks as calls: half the time to compile
 KERNELS_BY_GCC = ["--param", "asan-instrumentation-with-call-threshold=0"]
 
-# One worker builds the program; building it takes minutes on a busy machine.
-pytestmark = [pytest.mark.xdist_group("solver_test"), pytest.mark.timeout(2400)]
+# One worker builds the program, while the others go on; on a busy machine that takes a while.
+pytestmark = [pytest.mark.xdist_group("sanitizers"), pytest.mark.timeout(2400)]
+
+
+def instruction_sets() -> dict[str, list[str]]:
+    """name -> flags of those to compile."""
+    if LONG:
+        return {isa: [*flags, *ALL_SIZES] for isa, flags in ISA_FLAGS.items()}
+    best = {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "baseline")
+    return {"baseline": NO_SIZES, best: [*ISA_FLAGS[best], *FEW_SIZES]}
 
 
 @pytest.fixture(scope="session")
-def solver_test(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def solver_test() -> Path:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("no C++ compiler: set CXX, or install g++ or clang++")
     by_gcc = [] if "clang" in Path(compiler).name else KERNELS_BY_GCC
-    build = tmp_path_factory.mktemp("solver_test")
-    x86 = platform.machine() in ("x86_64", "AMD64")
-    units = {
-        SOURCES / "kernels_avx512.cpp": [*by_gcc, *(AVX512 if x86 else [])],
-        SOURCES / "kernels_avx2.cpp": [*by_gcc, *(AVX2 if x86 else [])],
-        SOURCES / "kernels_baseline.cpp": by_gcc,
-        SOURCES / "dispatch.cpp": [],
-        ROOT / "tests" / "csrc" / "solver_test.cpp": ["-O2"],
-    }
+    kernels = [*INSTRUMENTED, "-O1", *by_gcc]
+    units = {SOURCES / f"kernels_{isa}.cpp": [*kernels, *flags] for isa, flags in instruction_sets().items()}
+    units[SOURCES / "dispatch.cpp"] = [*INSTRUMENTED, "-O1"]
+    # Buffers come from the sanitizer's allocator either way; uninstrumented, the references are several times faster.
+    units[ROOT / "tests" / "csrc" / "solver_test.cpp"] = [*INSTRUMENTED, "-O2"] if LONG else ["-O1"]
 
-    def compile_unit(source: Path) -> Path:
-        target = build / (source.stem + ".o")
-        run(compiler, *FLAGS, SIZES, *units[source], "-I", SOURCES, "-c", source, "-o", target)
-        return target
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile_unit, units))
-    program = build / "solver_test"
-    run(compiler, *FLAGS, *objects, "-o", program)
+    OBJECTS.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(os.cpu_count() if LONG else 1) as pool:
+        objects = list(pool.map(lambda unit: compiled(compiler, *unit), units.items()))
+    program = OBJECTS / f"solver_test-{'long' if LONG else 'short'}"
+    run(compiler, *INSTRUMENTED, *objects, "-o", program)
     return program
+
+
+def compiled(compiler: str, source: Path, flags: list[str]) -> Path:
+    version = run(compiler, "--version").stdout
+    texts = [source.read_text(), *(header.read_text() for header in sorted(SOURCES.glob("*.h")))]
+    digest = hashlib.sha256("\0".join([version, *FLAGS, *flags, *texts]).encode()).hexdigest()[:16]
+    target = OBJECTS / f"{source.stem}-{digest}.o"
+    if not target.exists():
+        unfinished = target.with_suffix(f".{os.getpid()}")
+        run(compiler, *FLAGS, *flags, "-c", source, "-o", unfinished)
+        unfinished.replace(target)
+    return target
 
 
 def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -57,7 +88,10 @@ def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess
 
 
 def test_fuzzed_corpus(solver_test: Path) -> None:
-    report = run(solver_test, ASAN_OPTIONS="detect_leaks=1", UBSAN_OPTIONS="print_stacktrace=1").stdout
+    corpus = [] if LONG else ["--short"]
+    report = run(solver_test, *corpus, ASAN_OPTIONS="detect_leaks=1", UBSAN_OPTIONS="print_stacktrace=1").stdout
+    for isa in instruction_sets():
+        assert f"{isa}: passed" in report or f"{isa}: instruction set" in report, report
     assert "baseline: passed" in report, report
 
 

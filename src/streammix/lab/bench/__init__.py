@@ -1,1 +1,1 @@
-"""`streammix bench`: what the projection costs and how exact it is, against what people use instead."""
+"""`streammix bench`: what the library's parts cost, against what people use instead. One folder a suite."""

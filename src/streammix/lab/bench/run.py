@@ -1,97 +1,131 @@
-"""What the `bench` command does."""
+"""What the `bench` command does, whatever the suite: run parts, show them, write JSON and a plot."""
 
+import dataclasses
 import json
 import platform
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from streammix import backends
 from streammix.lab.errors import LabError
 
-from . import projection
-from .logits import FAMILIES
-from .memory import memory
-from .plot import plot
-from .tables import accuracy_table, cost_table, speed_tables
+from .figure import draw
 
-Results = dict[str, Any]
+Rows = list[dict[str, Any]]
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One measurement: `measure(progress)` gives rows of plain numbers and strings, `show` what to print of them."""
+
+    measure: Callable[[Progress], Rows]
+    show: Callable[[Rows], Iterable[RenderableType]]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What can be measured together.
+
+    settings: a dataclass of defaults; its fields are the options that the suite takes.
+    parts: settings -> name -> part, in the order in which they run. Raises LabError for settings out of range.
+    panels: name of a part -> how to draw its rows on matplotlib Axes, for the parts that have a picture.
+    """
+
+    settings: type[Any]
+    parts: Callable[[Any], Mapping[str, Part]]
+    panels: Mapping[str, Callable[[Any, Rows], None]]
 
 
 def bench(
+    name: str = "projection",
     *,
-    n: int,
-    batches: list[int],
-    families: list[str],
-    turns: int,
-    compile: bool,
-    threads: int | None,
-    only: list[str],
-    json_path: Path | None,
-    plot_path: Path | None,
-) -> Results:
-    """Measure, print tables as they are ready, and write JSON and plot where asked for."""
-    parts = ["accuracy", "memory", "speed", "sizes", "scales"]
+    options: Mapping[str, Any],
+    threads: int | None = None,
+    only: Iterable[str] = (),
+    json_path: Path | None = None,
+    plot_path: Path | None = None,
+) -> dict[str, Any]:
+    """Measure, print tables as they are ready, and write JSON and plot where asked for.
+
+    Args:
+        name: "projection" or "site".
+        options: values for fields of the suite's settings; what is not given keeps its default.
+        threads: CPU threads; None: torch's choice.
+        only: names of the parts wanted; empty: all.
+
+    Returns:
+        "suite", "machine", "settings", "seconds" (of each part), and the rows of each part under its name.
+
+    Raises:
+        LabError: a wrong name or value; says what came and what is accepted.
+    """
+    suite = _suite(name)
+    settings = _settings(name, suite, options)
+    parts = suite.parts(settings)
     for part in only:
         if part not in parts:
-            raise LabError(f"--only: there is no part {part!r}; accepted: {', '.join(parts)}")
-    for family in families:
-        if family not in FAMILIES:
-            raise LabError(f"--family: there is no family {family!r}; accepted: {', '.join(FAMILIES)}")
-    if n < 1 or turns < 1 or not batches or min(batches) < 1 or (threads is not None and threads < 1):
-        raise LabError("--n, --batch, --turns and --threads take integers >= 1")
+            raise LabError(f"--only: there is no part {part!r}; accepted: {', '.join(parts)} (suite {name})")
+    wanted = [part for part in parts if part in only] or list(parts)
+    pictured = [part for part in wanted if part in suite.panels]
     if plot_path is not None and plot_path.suffix not in (".svg", ".png", ".pdf"):
         raise LabError(f"--plot: got {plot_path}; accepted: a name that ends in .svg, .png or .pdf")
+    if plot_path is not None and not pictured:
+        raise LabError(f"--plot: --only leaves no part that has a picture; those are {', '.join(suite.panels)}")
     if threads is not None:
+        if threads < 1:
+            raise LabError(f"--threads: got {threads}; accepted: integers >= 1")
         torch.set_num_threads(threads)
 
     console = Console()
-    results: Results = {"machine": machine()}
-    console.print(*(f"[dim]{key}[/dim] {value}" for key, value in results["machine"].items()), sep="   ")
-    wanted = only or parts
-    with console.status("accuracy") as status:
-        if "accuracy" in wanted:
-            results["accuracy"] = projection.accuracy(n=n)
-            console.print(accuracy_table(results["accuracy"]))
-        if "memory" in wanted:
-            status.update("memory")
-            results["memory"] = memory(n=n)
-            for row in results["memory"]:
-                peak, beyond = row["peak"] / 1e6, row["beyond"] / 1e6
-                console.print(
-                    f"{row['contender']}, forward + backward of {row['batch']:,} matrices: peak {peak:,.1f} MB,"
-                    f" {beyond:,.1f} MB beyond logits, matrices and their gradients"
-                )
-        if "speed" in wanted:
-            results["speed"] = projection.speed(
-                n=n,
-                batches=batches,
-                families={name: FAMILIES[name] for name in families},
-                turns=turns,
-                compile=compile,
-                progress=lambda text: status.update(f"run time: {text}"),
-            )
-            for table in speed_tables(results["speed"]):
-                console.print(table)
-        if "sizes" in wanted:
-            status.update("run time against n")
-            results["by_size"] = projection.by_size(turns=turns)
-            console.print(cost_table(results["by_size"], "n", "Nanoseconds a matrix by n, batch 8,192, N(0,1)"))
-        if "scales" in wanted:
-            status.update("run time against the logits' scale")
-            results["by_scale"] = projection.by_scale(turns=turns)
-            title = "Nanoseconds a matrix by the logits' standard deviation, batch 8,192, n = 4"
-            console.print(cost_table(results["by_scale"], "scale", title))
+    about = machine()
+    console.print(*(f"[dim]{key}[/dim] {value}" for key, value in about.items()), sep="   ")
+    rows: dict[str, Rows] = {}
+    seconds: dict[str, float] = {}
+    with console.status("") as status:
+        for part in wanted:
+            status.update(part)
+            start = time.perf_counter()
+            rows[part] = parts[part].measure(lambda text: status.update(f"{part}: {text}"))  # noqa: B023
+            seconds[part] = round(time.perf_counter() - start, 1)
+            console.print(*parts[part].show(rows[part]), sep="\n")
+    console.print("[dim]seconds[/dim]", *(f"{part} {value:.0f}" for part, value in seconds.items()), sep="   ")
+    results = {"suite": name, "machine": about, "settings": dataclasses.asdict(settings), "seconds": seconds, **rows}
     if json_path is not None:
         json_path.parent.mkdir(parents=True, exist_ok=True)
         json_path.write_text(json.dumps(results, indent=1) + "\n")
         console.print(f"Figures: {json_path}")
     if plot_path is not None:
-        plot(results, plot_path)
+        plot_path.parent.mkdir(parents=True, exist_ok=True)
+        draw([(suite.panels[part], rows[part]) for part in pictured], plot_path)
         console.print(f"Plot: {plot_path}")
     return results
+
+
+def _suite(name: str) -> Suite:
+    match name:
+        case "projection":
+            from .projection.suite import SUITE
+        case "site":
+            from .site.suite import SUITE
+        case _:
+            raise LabError(f"--suite: there is no suite {name!r}; accepted: projection, site")
+    return SUITE
+
+
+def _settings(name: str, suite: Suite, options: Mapping[str, Any]) -> Any:
+    known = [field.name for field in dataclasses.fields(suite.settings)]
+    for option in options:
+        if option not in known:
+            accepted = ", ".join(f"--{field}" for field in known)
+            raise LabError(f"--{option}: suite {name!r} does not take it; accepted there: {accepted}")
+    return suite.settings(**options)
 
 
 def machine() -> dict[str, str]:

@@ -6,45 +6,82 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 SAMPLE_SECONDS = 2e-3  # a sample repeats a call until it lasts at least this long
+LEAST_SAMPLES = 3  # of the slowest contender, where there are as many turns
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One contender's seconds a call, a number a turn."""
+    """One contender's seconds a call, a number for each turn; None for the turns that a slow one sat out."""
 
-    samples: tuple[float, ...]
+    samples: tuple[float | None, ...]
 
     @property
     def median(self) -> float:
         """Seconds a call."""
-        return statistics.median(self.samples)
+        return statistics.median(a for a in self.samples if a is not None)
 
     def over(self, other: "Timing") -> float:
         """Median of the turn-by-turn ratio to another contender of the same run."""
-        return statistics.median(a / b for a, b in zip(self.samples, other.samples))
+        return statistics.median(a / b for a, b in self._pairs(other))
+
+    def minus(self, other: "Timing") -> float:
+        """Median of the turn-by-turn difference, in seconds."""
+        return statistics.median(a - b for a, b in self._pairs(other))
+
+    def _pairs(self, other: "Timing") -> list[tuple[float, float]]:
+        pairs = zip(self.samples, other.samples)
+        return [(a, b) for a, b in pairs if a is not None and b is not None]
 
 
-def interleaved(calls: Mapping[str, Callable[[], object]], *, turns: int = 15) -> dict[str, Timing]:
-    """Time every call once a turn, in order, after a warm-up.
+def interleaved(
+    calls: Mapping[str, Callable[[], object]], *, turns: int = 15, budget: float = float("inf")
+) -> dict[str, Timing]:
+    """Time every call once a turn, in order, after one call of each as a warm-up.
 
     Args:
         calls: name -> what to run.
         turns: how many samples each gets.
+        budget: seconds for the samples of one call. One that would take longer sits out every other turn, or takes one
+            turn of four and so on, but has at least LEAST_SAMPLES; any two share the turns of the slower one.
 
     Returns:
         name -> Timing, in the same order.
     """
-    repeats = {name: _repeats(call) for name, call in calls.items()}
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(turns):
+    for call in calls.values():
+        call()  # compiles, allocates
+    repeats, strides = dict.fromkeys(calls, 1), dict.fromkeys(calls, 1)
+    samples: dict[str, list[float | None]] = {name: [] for name in calls}
+    for turn in range(turns):
         for name, call in calls.items():
-            samples[name].append(_seconds(call, repeats[name]))
+            if turn == 0:
+                repeats[name], seconds = _first_sample(call)
+                strides[name] = _stride(turns, repeats[name] * seconds, budget)
+                samples[name].append(seconds)
+            else:
+                takes_part = turn % strides[name] == 0
+                samples[name].append(_seconds(call, repeats[name]) if takes_part else None)
     return {name: Timing(tuple(s)) for name, s in samples.items()}
 
 
-def _repeats(call: Callable[[], object]) -> int:
-    call()  # compiles, allocates
-    return max(1, round(SAMPLE_SECONDS / max(min(_seconds(call, 1) for _ in range(2)), 1e-9)))
+def _first_sample(call: Callable[[], object]) -> tuple[int, float]:
+    """How many calls make a sample, and the first sample's seconds a call."""
+    repeats, seconds = 1, _seconds(call, 1)
+    while repeats * seconds < SAMPLE_SECONDS / 2:
+        repeats = max(2 * repeats, round(SAMPLE_SECONDS / max(seconds, 1e-9)))
+        seconds = _seconds(call, repeats)
+    return repeats, seconds
+
+
+def _stride(turns: int, sample: float, budget: float) -> int:
+    """The least power of two that keeps a contender within its budget, or leaves it LEAST_SAMPLES samples."""
+    stride = 1
+    while sample * _taken(turns, stride) > budget and _taken(turns, 2 * stride) >= LEAST_SAMPLES:
+        stride *= 2
+    return stride
+
+
+def _taken(turns: int, stride: int) -> int:
+    return (turns + stride - 1) // stride
 
 
 def _seconds(call: Callable[[], object], repeats: int) -> float:

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from .projection import OURS
+from .measure import OURS
 
 Rows = list[dict[str, Any]]
 

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from streammix import birkhoff, sinkhorn
 from streammix.diagnostics import marginal_error
+from streammix.lab.bench.timing import Timing, interleaved
 
 from .contenders import Map, contenders
 from .logits import FAMILIES, PUBLISHED_BEST, Family, normal
-from .timing import Timing, interleaved
 
 COPY = "copy of the logits"
 OURS = "birkhoff"
+BUDGET = 1.0  # seconds for the samples of one contender; see `interleaved`
 
 
 def accuracy(*, n: int = 4, count: int = 10_000, families: Mapping[str, Family] = FAMILIES) -> list[dict[str, Any]]:
@@ -44,17 +45,22 @@ def speed(
     compile: bool = True,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
-    """Seconds a call, forward and forward + backward: one row a family, batch, pass and contender."""
+    """Seconds a call, forward and forward + backward: one row a family, batch, pass and contender.
+
+    torch.compile is given each shape by itself (for a batch of any size it makes code two to three times slower), once
+    for all families.
+    """
     rows = []
-    for family, draw in (families or {name: FAMILIES[name] for name in ("N(0,1)", "N(0,10^2)")}).items():
-        for batch in batches:
-            progress(f"{family}, n = {n}, {batch} matrices")
+    chosen = families or {name: FAMILIES[name] for name in ("N(0,1)", "N(0,10^2)")}
+    for batch in batches:
+        torch._dynamo.reset()  # past 8 shapes torch.compile gives up on a function, and would be timed uncompiled
+        maps = contenders(n, compile=compile)
+        for family, draw in chosen.items():
+            progress(f"{batch} matrices, {family}")
             torch.manual_seed(0)
             logits = draw(batch, n)
-            torch._dynamo.reset()  # past 8 shapes torch.compile gives up on a function, and would be timed uncompiled
-            maps = contenders(n, compile=compile)
             for which, calls in (("forward", forward(maps, logits)), ("forward+backward", both(maps, logits))):
-                timings = interleaved(calls, turns=turns)
+                timings = interleaved(calls, turns=turns, budget=BUDGET)
                 rows += [
                     {
                         "family": family,
@@ -115,7 +121,7 @@ def _costs(label: dict[str, Any], logits: Tensor, turns: int) -> list[dict[str, 
     maps: dict[str, Map] = {OURS: birkhoff, "sinkhorn-20": _sinkhorn("deepseek-v4")}
     rows = []
     for which, calls in (("forward", forward(maps, logits)), ("forward+backward", both(maps, logits))):
-        timings: dict[str, Timing] = interleaved(calls, turns=turns)
+        timings: dict[str, Timing] = interleaved(calls, turns=turns, budget=BUDGET)
         for name in maps:
             ns = timings[name].median / len(logits) * 1e9
             rows.append({**label, "pass": which, "contender": name, "ns_per_matrix": ns})

@@ -1,17 +1,13 @@
-"""Peak memory of a forward and backward pass, read from the operating system."""
+"""Peak memory of a forward and backward pass of the projection."""
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from streammix import birkhoff
+from streammix.lab.bench import peak
 
 from .contenders import plain_sinkhorn
-
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-RESET_PEAK = "5"  # proc(5): resets VmHWM to the current size
 
 
 def memory(*, n: int = 4, batch: int = 1 << 20) -> list[dict[str, Any]]:
@@ -19,7 +15,7 @@ def memory(*, n: int = 4, batch: int = 1 << 20) -> list[dict[str, Any]]:
 
     Empty where the operating system does not tell (anything but Linux).
     """
-    if not CLEAR.exists():
+    if not peak.available():
         return []
     rows = []
     for name, project in {"birkhoff": birkhoff, "sinkhorn-20 eager": plain_sinkhorn}.items():
@@ -28,20 +24,9 @@ def memory(*, n: int = 4, batch: int = 1 << 20) -> list[dict[str, Any]]:
         torch.autograd.grad(project(warm_up), warm_up, torch.ones(64, n, n))  # loads what torch loads once
         logits = torch.randn(batch, n, n, requires_grad=True)
         G = torch.ones(batch, n, n)
-        before = _kilobytes("VmRSS")
-        grown = 1024 * (_peak(lambda: torch.autograd.grad(project(logits), logits, G)) - before)  # noqa: B023
+        grown = peak.growth(lambda: torch.autograd.grad(project(logits), logits, G))  # noqa: B023
         tensor = logits.nbytes
         row = {"contender": name, "batch": batch, "n": n, "peak": grown + 2 * tensor, "beyond": grown - 2 * tensor}
         rows.append(row)
         del logits, G
     return rows
-
-
-def _peak(call: Callable[[], object]) -> int:
-    CLEAR.write_text(RESET_PEAK)
-    call()
-    return _kilobytes("VmHWM")
-
-
-def _kilobytes(field: str) -> int:
-    return next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith(field))

@@ -1,35 +1,14 @@
-"""The benchmark as one picture."""
+"""The projection suite's pictures: cost a matrix of every contender, against n and against the logits' scale."""
 
-from pathlib import Path
 from typing import Any
 
-from .projection import COPY, OURS
+from streammix.lab.bench import figure
+
+from .measure import COPY, OURS
 
 Rows = list[dict[str, Any]]
 
-COLOURS = {OURS: "#0072b2", COPY: "#888888"}
-OTHERS = ("#d55e00", "#cc79a7", "#009e73", "#e69f00", "#56b4e9")
-
-
-def plot(results: dict[str, Rows], path: Path) -> None:
-    """Cost a matrix of every contender, against n and against the logits' scale, in the format of path's suffix.
-
-    Args:
-        results: "speed", "by_size" and "by_scale" of `projection`; those missing are left out.
-        path: .svg, .png or .pdf.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    panels = [name for name in ("speed", "by_size", "by_scale") if results.get(name)]
-    figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.2), squeeze=False, layout="constrained")
-    for ax, name in zip(axes[0], panels):
-        {"speed": _bars, "by_size": _lines, "by_scale": _lines}[name](ax, results[name])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, facecolor="white", metadata={"Date": None} if path.suffix == ".svg" else None)
-    plt.close(figure)
+COLOURS = {OURS: figure.OURS, COPY: figure.FLOOR}
 
 
 def _bars(ax: Any, rows: Rows) -> None:
@@ -49,7 +28,6 @@ def _bars(ax: Any, rows: Rows) -> None:
     ax.set_title(
         f"{family}, n = {rows[0]['n']}, batch {batch:,}\nforward above (pale), forward + backward below", fontsize=10
     )
-    _bare(ax)
 
 
 def _lines(ax: Any, rows: Rows) -> None:
@@ -65,7 +43,6 @@ def _lines(ax: Any, rows: Rows) -> None:
     ax.set_xlabel({"n": "n, N(0,1) logits", "scale": "standard deviation of the logits, n = 4"}[label])
     ax.set_ylabel("nanoseconds a matrix")
     ax.legend(fontsize=8, frameon=False)
-    _bare(ax)
 
 
 def _ns(rows: Rows, name: str, which: str) -> float:
@@ -73,10 +50,7 @@ def _ns(rows: Rows, name: str, which: str) -> float:
 
 
 def _colour(name: str, k: int) -> str:
-    return COLOURS.get(name, OTHERS[k % len(OTHERS)])
+    return COLOURS.get(name, figure.OTHERS[k % len(figure.OTHERS)])
 
 
-def _bare(ax: Any) -> None:
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(alpha=0.25)
-    ax.set_axisbelow(True)
+PANELS = {"speed": _bars, "sizes": _lines, "scales": _lines}

@@ -1,0 +1,1 @@
+"""The projection suite: how exact it is, and how fast against truncated Sinkhorn."""

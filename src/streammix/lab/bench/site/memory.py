@@ -1,0 +1,71 @@
+"""Activation memory of a training step of the lab's GPT."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from streammix.lab.bench import peak
+from streammix.lab.config import RESIDUAL
+from streammix.lab.model import GPT
+
+from .models import OURS, gpt, text
+
+
+def memory(
+    *,
+    n: int = 4,
+    dims: Sequence[int] = (512, 1024),
+    layers: int = 6,
+    batch: int = 8,
+    context: int = 256,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[dict[str, Any]]:
+    """Bytes beyond the parameters and their gradients, float32: one row a width and model.
+
+    "saved": what autograd keeps for the backward pass, every storage once. "peak": by how much the process grows at
+    most during the step, where the operating system tells (else None). "saved_states", "peak_states": what is added to
+    the plain model's, a site, in stream states (tokens x n x C numbers).
+    """
+    rows: list[dict[str, Any]] = []
+    tokens, targets = text(batch, context)
+    for dim in dims:
+        state = tokens.numel() * n * dim * 4
+        plain: dict[str, Any] = {}
+        for connection in (RESIDUAL, OURS):
+            progress(f"dim {dim}, {connection}")
+            model = gpt(connection, dim, n, layers, batch, context)
+            row: dict[str, Any] = {"dim": dim, "n": n, "layers": layers, "tokens": tokens.numel(), "model": connection}
+            row |= {"saved": saved(model, tokens, targets), "peak": _peak(model, tokens, targets), "state": state}
+            plain = plain or row
+            for kind in ("saved", "peak"):
+                known = row[kind] is not None
+                row[f"{kind}_states"] = (row[kind] - plain[kind]) / (state * len(model.sites)) if known else None
+            rows.append(row)
+    return rows
+
+
+def saved(model: GPT, tokens: Tensor, targets: Tensor) -> int:
+    """Bytes of the storages kept for the backward pass of the loss, parameters left out; leaves gradients behind."""
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no two share an address
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = model.loss(tokens, targets)
+    loss.backward()
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def _peak(model: GPT, tokens: Tensor, targets: Tensor) -> int | None:
+    """Growth during a step whose gradients have their memory already."""
+    if not peak.available():
+        return None
+    model.zero_grad(set_to_none=False)
+    return peak.growth(lambda: model.loss(tokens, targets).backward())

@@ -1,0 +1,107 @@
+"""The site suite as tables in the terminal."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.table import Table
+
+from . import one_site
+from .models import OURS
+from .streams import CLONE, COPY
+
+Rows = list[dict[str, Any]]
+
+
+def table(title: str, *columns: str) -> Table:
+    """An empty table whose columns are numbers but for the first and those of names."""
+    made = Table(title=title, title_justify="left")
+    for place, column in enumerate(columns):
+        made.add_column(column, justify="left" if place == 0 or column in ("model", "to") else "right")
+    return made
+
+
+def streams_table(rows: Rows) -> Iterable[Table]:
+    made = table(
+        "Read and write: bytes that have to move a second, and their share of a large copy's (float32 coefficients)",
+        *("operation", "tokens", "n", "C", "streams", "ms", "MB", "GB/s", "of copy"),
+    )
+    shapes = list(dict.fromkeys((row["tokens"], row["n"], row["C"], row["dtype"]) for row in rows))
+    previous = None
+    for row in rows:
+        shape = (row["tokens"], row["n"], row["C"], row["dtype"])
+        copies = row["operation"] in (COPY, CLONE)
+        if copies and shape != shapes[0]:
+            continue  # measured with every shape, shown once
+        if previous is not None and previous != (shape, copies):
+            made.add_section()
+        previous = shape, copies
+        label = ("", "", "", "") if copies else (f"{row['tokens']:,}", str(row["n"]), str(row["C"]), row["dtype"])
+        made.add_row(
+            row["operation"] if copies else f"{row['operation']} {row['pass']}",
+            *label,
+            f"{row['seconds'] * 1e3:,.2f}",
+            f"{row['bytes'] / 1e6:,.0f}",
+            f"{row['gb_per_s']:,.1f}",
+            f"{row['of_copy']:.0%}",
+        )
+    return [made]
+
+
+def site_tables(rows: Rows) -> Iterable[Table]:
+    for which in dict.fromkeys(row["pass"] for row in rows):
+        part = [row for row in rows if row["pass"] == which]
+        dims = list(dict.fromkeys(row["C"] for row in part))
+        columns = [text for dim in dims for text in (f"C = {dim}, ms", "over residual")]
+        made = table(
+            f"One site without a branch, {which}, n = {part[0]['n']}, {part[0]['tokens']:,} tokens", "", *columns
+        )
+        for name in dict.fromkeys(row["contender"] for row in part):
+            mine = [row for row in part if row["contender"] == name]
+            cells = [text for row in mine for text in (f"{row['seconds'] * 1e3:,.2f}", f"{row['over_residual']:.1f}x")]
+            made.add_row(name, *cells, style="bold" if name == one_site.OURS else None)
+        yield made
+
+
+def step_table(rows: Rows) -> Iterable[Table]:
+    first = rows[0]
+    made = table(
+        f"Training step (forward, loss, backward), {first['layers']} layers, {first['tokens']:,} tokens,"
+        f" n = {first['n']}",
+        *("dim", "model", "seconds", "ratio", "to"),
+    )
+    for row in rows:
+        style = "bold" if row["model"] == OURS else None
+        made.add_row(
+            str(row["dim"]), row["model"], f"{row['seconds']:.3f}", f"{row['ratio']:.3f}", row["base"], style=style
+        )
+    return [made]
+
+
+def decoding_table(rows: Rows) -> Iterable[Table]:
+    made = table(
+        f"Forward pass of one token, {rows[0]['layers']} layers, n = {rows[0]['n']}",
+        *("dim", "model", "ms", "over residual", "µs more a site"),
+    )
+    for row in rows:
+        cells = f"{row['seconds'] * 1e3:.3f}", f"{row['ratio']:.3f}", f"{row['us_per_site']:.1f}"
+        made.add_row(str(row["dim"]), row["model"], *cells, style="bold" if row["model"] == OURS else None)
+    return [made]
+
+
+def memory_table(rows: Rows) -> Iterable[Table]:
+    first = rows[0]
+    made = table(
+        f"Activation memory of a training step, {first['layers']} layers, {first['tokens']:,} tokens, n = {first['n']},"
+        " MB; one state: tokens x n x dim numbers",
+        *("dim", "model", "saved for backward", "more a site, states", "peak", "more a site, states"),
+    )
+    for row in rows:
+        cells = [
+            text
+            for kind in ("saved", "peak")
+            for text in (
+                ("-", "-") if row[kind] is None else (f"{row[kind] / 1e6:,.1f}", f"{row[kind + '_states']:.2f}")
+            )
+        ]
+        made.add_row(str(row["dim"]), row["model"], *cells, style="bold" if row["model"] == OURS else None)
+    return [made]
