@@ -163,7 +163,10 @@ SM_FN void specialise(Sizes<N...>, DType dtype, int n, Function f) {
 #define SM_PROJECTION_SIZES 2, 3, 4, 5, 6, 7, 8
 #endif
 using ProjectionSizes = Sizes<SM_PROJECTION_SIZES>;
-using SinkhornSizes = Sizes<4>;
+#ifndef SM_SINKHORN_SIZES
+#define SM_SINKHORN_SIZES 4
+#endif
+using SinkhornSizes = Sizes<SM_SINKHORN_SIZES>;
 
 inline void project_any(DType dtype, const void* logits, void* T, int64_t begin, int64_t end, int n, double tol) {
     specialise(ProjectionSizes(), dtype, n, [&]<int N, class V, class M>() { project_range<N, V>((const M*)logits, (M*)T, begin, end, n, tol); });

@@ -130,10 +130,23 @@ Activation activation(int64_t code) {
     return static_cast<Activation>(code);
 }
 
+int64_t size_of_number(const Tokens& tokens) { return tokens.streams.dtype == DType::float64 ? sizeof(double) : sizeof(float); }
+
+// Memory to work in, uninitialised
+class Buffer {
+    std::unique_ptr<char[]> p;
+
+public:
+    Buffer() = default;
+    explicit Buffer(int64_t bytes) : p(new char[bytes]) {}
+    char* get() const { return p.get(); }
+};
+
 // phi, gates and biases; gates spread over the rows they scale: reads, writes, mix. One gate fewer: `mix_gate` stands for the last.
 struct Generators {
     Tensor weight, bias;
     std::vector<char> scale;  // rows numbers of the computing type
+    Buffer packed;
     Generator g;
     int gates;
 
@@ -149,7 +162,7 @@ struct Generators {
             STD_TORCH_CHECK(dtype_of(t) == (wide ? DType::float64 : DType::float32), "streammix: parameters are float32, for float64 streams float64");
         scale.resize(rows * (wide ? sizeof(double) : sizeof(float)));
         wide ? spread<double>(as_contiguous(gate), n, rows, mix_gate) : spread<float>(as_contiguous(gate), n, rows, mix_gate);
-        g = {weight.const_data_ptr(), scale.data(), bias.const_data_ptr(), rows, norm_eps, activation(read), activation(write), read_eps};
+        g = {weight.const_data_ptr(), nullptr, nullptr, scale.data(), bias.const_data_ptr(), rows, norm_eps, activation(read), activation(write), read_eps};
     }
 
     // phi alone: projections, which nothing is made of yet
@@ -157,7 +170,24 @@ struct Generators {
         const bool wide = tokens.streams.dtype == DType::float64;
         STD_TORCH_CHECK(weight.dim() == 2 && weight.size(1) == tokens.streams.n * tokens.streams.C, "streammix: weight is (rows, n C)");
         STD_TORCH_CHECK(dtype_of(weight) == (wide ? DType::float64 : DType::float32), "streammix: parameters are float32, for float64 streams float64");
-        g = {weight.const_data_ptr(), nullptr, nullptr, static_cast<int>(weight.size(0)), norm_eps, Activation::linear, Activation::linear, 0};
+        g = {weight.const_data_ptr(), nullptr, nullptr, nullptr, nullptr, static_cast<int>(weight.size(0)), norm_eps, Activation::linear, Activation::linear, 0};
+    }
+
+    // phi as the forward pass over so many tokens takes it
+    void pack_forward(const Tokens& tokens, const Kernels& k) {
+        if (const int64_t numbers = k.packed(tokens.streams, g.rows, tokens.count).panel) {
+            packed = Buffer(numbers * size_of_number(tokens));
+            k.pack_panel(tokens.streams, g.weight, g.rows, packed.get());
+            g.panel = packed.get();
+        }
+    }
+    // ... and as the backward pass does; returns how many numbers that are
+    int64_t pack_backward(const Tokens& tokens, const Kernels& k) {
+        const int64_t numbers = k.packed(tokens.streams, g.rows, tokens.count).blocks;
+        packed = Buffer(numbers * size_of_number(tokens));
+        k.pack_blocks(tokens.streams, g.weight, g.rows, packed.get());
+        g.blocks = packed.get();
+        return numbers;
     }
 
     // dgate from dscale
@@ -182,10 +212,11 @@ private:
 std::tuple<Tensor, Tensor> coefficients(const Tensor& x, const Tensor& weight, double norm_eps) {
     const Tokens tokens(x);
     const Tensor X = as_contiguous(x);
-    const Generators gen(tokens, weight, norm_eps);
+    const Kernels& k = kernels();
+    Generators gen(tokens, weight, norm_eps);
+    gen.pack_forward(tokens, k);
     Tensor projected = new_tensor(gen.weight, x, tokens.lead, {gen.g.rows}), inverse_rms = new_tensor(gen.weight, x, tokens.lead);
     const Read r{X.const_data_ptr(), nullptr, nullptr, nullptr, projected.mutable_data_ptr(), inverse_rms.mutable_data_ptr()};
-    const Kernels& k = kernels();
     for_batch(tokens.count, tokens.grain(), [&](int64_t begin, int64_t end) { k.site_read(tokens.streams, gen.g, r, begin, end); });
     return {projected, inverse_rms};
 }
@@ -210,10 +241,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> site_read(const Tensor& x, co
                                                              double norm_eps, int64_t read, int64_t write, double read_eps) {
     const Tokens tokens(x);
     const Tensor X = as_contiguous(x);
-    const Generators gen(tokens, weight, gate, bias, mix_gate, norm_eps, read, write, read_eps);
+    const Kernels& k = kernels();
+    Generators gen(tokens, weight, gate, bias, mix_gate, norm_eps, read, write, read_eps);
+    gen.pack_forward(tokens, k);
     ReadOutputs out(tokens, x, gen);
     const Read r = out.of(X.const_data_ptr());
-    const Kernels& k = kernels();
     for_batch(tokens.count, tokens.grain(), [&](int64_t begin, int64_t end) { k.site_read(tokens.streams, gen.g, r, begin, end); });
     return {out.u, out.post, out.mix, out.projected, out.inverse_rms};
 }
@@ -223,12 +255,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> write_site_read(const
                                                                            double norm_eps, int64_t read, int64_t write, double read_eps) {
     const Tokens tokens(x);
     const Written in(tokens, x, y, post, res);
-    const Generators gen(tokens, weight, gate, bias, mix_gate, norm_eps, read, write, read_eps);
+    const Kernels& k = kernels();
+    Generators gen(tokens, weight, gate, bias, mix_gate, norm_eps, read, write, read_eps);
+    gen.pack_forward(tokens, k);
     Tensor state = new_like(x);
     ReadOutputs out(tokens, x, gen);
     const Write w = in.to(state);
     const Read r = out.of(w.out);
-    const Kernels& k = kernels();
     for_batch(tokens.count, tokens.grain(), [&](int64_t begin, int64_t end) { k.write_site_read(tokens.streams, w, gen.g, r, begin, end); });
     return {state, out.u, out.post, out.mix, out.projected, out.inverse_rms};
 }
@@ -255,13 +288,14 @@ void summed_over_ranges(const Tokens& tokens, bool wide, int64_t numbers, void* 
     wide ? typed(double()) : typed(float());
 }
 
-// dweight, dscale and dbias of a range lie one after the other.
+// dweight (in blocks), dscale and dbias of a range lie one after the other.
 struct ParameterSums {
     int64_t weights, rows;
     bool wide;
+    Buffer total;
 
-    ParameterSums(const Tokens& tokens, const Generators& gen)
-        : weights(gen.weight.numel()), rows(gen.g.rows), wide(tokens.streams.dtype == DType::float64) {}
+    ParameterSums(const Tokens& tokens, const Generators& gen, int64_t blocks)
+        : weights(blocks), rows(gen.g.rows), wide(tokens.streams.dtype == DType::float64), total(numbers() * size_of_number(tokens)) {}
 
     int64_t numbers() const { return weights + 2 * rows; }
     void put(ReadBackward& r, void* sums) const {
@@ -272,25 +306,6 @@ struct ParameterSums {
         r.dbias = at + (weights + rows) * size;
     }
 };
-
-std::tuple<Tensor, Tensor> coefficients_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& projected, const Tensor& inverse_rms) {
-    const Tokens tokens(x);
-    const Tensor X = as_contiguous(x);
-    const Generators gen(tokens, weight, 0);
-    const Tensor G = tokens.coefficient(grad, "grad", {gen.g.rows}), P = tokens.coefficient(projected, "projected", {gen.g.rows});
-    const Tensor R = tokens.coefficient(inverse_rms, "inverse_rms", {});
-    Tensor dx = new_like(x), dweight = new_like(gen.weight);
-    const ReadBackward base{nullptr,            nullptr,            G.const_data_ptr(),    nullptr, X.const_data_ptr(), P.const_data_ptr(),
-                            R.const_data_ptr(), dx.mutable_data_ptr(), nullptr, nullptr, nullptr};
-    const Kernels& k = kernels();
-    summed_over_ranges(tokens, tokens.streams.dtype == DType::float64, gen.weight.numel(), dweight.mutable_data_ptr(),
-                       [&](int64_t begin, int64_t end, void* own) {
-                           ReadBackward r = base;
-                           r.dweight = own;
-                           k.site_read_backward(tokens.streams, gen.g, r, begin, end);
-                       });
-    return {dx, dweight};
-}
 
 struct ReadGradients {
     Tensor du, dpost, dmix, projected, inverse_rms;
@@ -310,11 +325,11 @@ struct ReadGradients {
 };
 
 // dweight, dgate and dbias out of what summed_over_ranges left
-std::tuple<Tensor, Tensor, Tensor> parameter_gradients(const Tokens& tokens, const Generators& gen, const ParameterSums& sums, const Tensor& gate, const char* total) {
+std::tuple<Tensor, Tensor, Tensor> parameter_gradients(const Tokens& tokens, const Generators& gen, const ParameterSums& sums, const Tensor& gate, const Kernels& k) {
     Tensor dweight = new_like(gen.weight), dgate = new_like(gate), dbias = new_like(gen.bias);
     const auto typed = [&]<class F>(F) {
-        const F* from = reinterpret_cast<const F*>(total);
-        std::copy(from, from + sums.weights, static_cast<F*>(dweight.mutable_data_ptr()));
+        const F* from = reinterpret_cast<const F*>(sums.total.get());
+        k.unpack_blocks(tokens.streams, from, gen.g.rows, dweight.mutable_data_ptr());
         gen.gather<F>(from + sums.weights, static_cast<F*>(dgate.mutable_data_ptr()), tokens.streams.n);
         std::copy(from + sums.weights + sums.rows, from + sums.numbers(), static_cast<F*>(dbias.mutable_data_ptr()));
     };
@@ -322,24 +337,47 @@ std::tuple<Tensor, Tensor, Tensor> parameter_gradients(const Tokens& tokens, con
     return {dweight, dgate, dbias};
 }
 
+std::tuple<Tensor, Tensor> coefficients_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& projected, const Tensor& inverse_rms) {
+    const Tokens tokens(x);
+    const Tensor X = as_contiguous(x);
+    const Kernels& k = kernels();
+    Generators gen(tokens, weight, 0);
+    const ParameterSums sums(tokens, gen, gen.pack_backward(tokens, k));
+    const Tensor G = tokens.coefficient(grad, "grad", {gen.g.rows}), P = tokens.coefficient(projected, "projected", {gen.g.rows});
+    const Tensor R = tokens.coefficient(inverse_rms, "inverse_rms", {});
+    Tensor dx = new_like(x), dweight = new_like(gen.weight);
+    ReadBackward base{};
+    base.dmix = G.const_data_ptr();
+    base.x = X.const_data_ptr();
+    base.projected = P.const_data_ptr();
+    base.inverse_rms = R.const_data_ptr();
+    base.dx = dx.mutable_data_ptr();
+    summed_over_ranges(tokens, sums.wide, sums.numbers(), sums.total.get(), [&](int64_t begin, int64_t end, void* own) {
+        ReadBackward r = base;
+        sums.put(r, own);
+        k.site_read_backward(tokens.streams, gen.g, r, begin, end);
+    });
+    k.unpack_blocks(tokens.streams, sums.total.get(), gen.g.rows, dweight.mutable_data_ptr());
+    return {dx, dweight};
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> site_read_backward(const Tensor& du, const Tensor& dpost, const Tensor& dmix, const Tensor& x, const Tensor& weight,
                                                               const Tensor& gate, const Tensor& bias, const Tensor& projected, const Tensor& inverse_rms,
                                                               double mix_gate, int64_t read, int64_t write, double read_eps) {
     const Tokens tokens(x);
     const Tensor X = as_contiguous(x);
-    const Generators gen(tokens, weight, gate, bias, mix_gate, 0, read, write, read_eps);
+    const Kernels& k = kernels();
+    Generators gen(tokens, weight, gate, bias, mix_gate, 0, read, write, read_eps);
     const ReadGradients grads(tokens, gen, du, dpost, dmix, projected, inverse_rms);
-    const ParameterSums sums(tokens, gen);
+    const ParameterSums sums(tokens, gen, gen.pack_backward(tokens, k));
     Tensor dx = new_like(x);
     const ReadBackward base = grads.of(nullptr, X.const_data_ptr(), dx.mutable_data_ptr());
-    std::vector<char> total(sums.numbers() * (sums.wide ? sizeof(double) : sizeof(float)));
-    const Kernels& k = kernels();
-    summed_over_ranges(tokens, sums.wide, sums.numbers(), total.data(), [&](int64_t begin, int64_t end, void* own) {
+    summed_over_ranges(tokens, sums.wide, sums.numbers(), sums.total.get(), [&](int64_t begin, int64_t end, void* own) {
         ReadBackward r = base;
         sums.put(r, own);
         k.site_read_backward(tokens.streams, gen.g, r, begin, end);
     });
-    const auto [dweight, dgate, dbias] = parameter_gradients(tokens, gen, sums, gate, total.data());
+    const auto [dweight, dgate, dbias] = parameter_gradients(tokens, gen, sums, gate, k);
     return {dx, dweight, dgate, dbias};
 }
 
@@ -349,9 +387,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> write_site_re
     double mix_gate, int64_t read, int64_t write, double read_eps) {
     const Tokens tokens(x);
     const Written in(tokens, x, y, post, res);
-    const Generators gen(tokens, weight, gate, bias, mix_gate, 0, read, write, read_eps);
+    const Kernels& k = kernels();
+    Generators gen(tokens, weight, gate, bias, mix_gate, 0, read, write, read_eps);
     const ReadGradients grads(tokens, gen, du, dnext_post, dmix, projected, inverse_rms);
-    const ParameterSums sums(tokens, gen);
+    const ParameterSums sums(tokens, gen, gen.pack_backward(tokens, k));
     const std::initializer_list<int64_t> shape = {tokens.streams.n, tokens.streams.C};
     const Tensor S = tokens.state(state, "state", shape);
     std::optional<Tensor> through;
@@ -359,14 +398,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> write_site_re
     WriteGradients d(in);
     const WriteBackward w = d.of(in, nullptr);
     const ReadBackward base = grads.of(through ? through->const_data_ptr() : nullptr, S.const_data_ptr(), nullptr);
-    std::vector<char> total(sums.numbers() * (sums.wide ? sizeof(double) : sizeof(float)));
-    const Kernels& k = kernels();
-    summed_over_ranges(tokens, sums.wide, sums.numbers(), total.data(), [&](int64_t begin, int64_t end, void* own) {
+    summed_over_ranges(tokens, sums.wide, sums.numbers(), sums.total.get(), [&](int64_t begin, int64_t end, void* own) {
         ReadBackward r = base;
         sums.put(r, own);
         k.write_site_read_backward(tokens.streams, w, gen.g, r, begin, end);
     });
-    const auto [dweight, dgate, dbias] = parameter_gradients(tokens, gen, sums, gate, total.data());
+    const auto [dweight, dgate, dbias] = parameter_gradients(tokens, gen, sums, gate, k);
     return {d.dx, d.dy, d.dpost, d.dres, dweight, dgate, dbias};
 }
 

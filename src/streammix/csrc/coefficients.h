@@ -1,171 +1,225 @@
 // From the state to the coefficients of a site (mHC Eq. 7), and back.
 //
 //     v = vec x (n C numbers a token)        r = (mean v^2 + eps)^(-1/2)        P = r (phi v)        logits = scale o P + bias
+//     backward, from dlogits:   dP = scale o dlogits,   q = r dP,   a = -(r^2 / (n C)) <dP, P>
+//                               dv = phi' q + a v        dphi += q v'        dscale += dlogits o P        dbias += dlogits
 //
-// phi has a row for each logit. Tokens are taken in tiles, channels in chunks that stay in the first-level cache; every (token,
-// row) sum runs over the channels in the same order wherever the token stands, so that no result depends on its batch.
-//
-// Backward, from dlogits:   dP = scale o dlogits,   q = r dP,   a = -(r^2 / (n C)) <dP, P>
-//     dv = phi' q + a v        dphi += q v'        dscale += dlogits o P        dbias += dlogits
+// phi has a row for each logit: few rows, long ones. Many tokens are multiplied by a copy of it in the order of its use (packing.h), in
+// tiles that fill the registers; every (token, row) sum runs in an order of its own, so that no token's result depends on the others.
 #pragma once
 
 #include <math.h>
 
-#include "machine.h"
-#include "streams.h"
+#include "packing.h"
 
 namespace streammix::SM_ISA {
 
-inline constexpr int chunk = 512;                                     // channels at a time
-inline constexpr int tile_tokens = vector_bytes == 64 ? 8 : 4;        // accumulators of a tile fill the registers:
-inline constexpr int tile_rows = vector_bytes == 64 ? 3 : 2;          // tokens x rows, forward
-inline constexpr int tile_vectors = 2;                                // tokens x vectors or rows x vectors, backward
-inline constexpr int block_tokens = 16;                               // tokens between which a stage of a site changes to the next
+inline constexpr int chunk = 512;  // channels of a tile that are in the first-level cache at a time
 
-// A chunk of a tile's tokens in the computing type: the state itself where it is of that type and whole vectors.
-template <class V, int tokens>
-struct Chunk {
-    Scalar<V> room[tokens][chunk];
-    const Scalar<V>* at[tokens];
-    int vectors;
+// V's of tokens x vectors, forward: 24 or 12 accumulators
+inline constexpr int panel_tokens = vector_bytes == 64 ? 12 : 6;
+inline constexpr int panel_vectors = 2;
 
-    template <class M>
-    SM_FN void take(const M* x, int64_t stride, int64_t first, int64_t length) {
-        constexpr int W = lanes<V>;
-        vectors = int((length + W - 1) / W);
-        for (int t = 0; t < tokens; ++t) {
-            const M* from = x + t * stride + first;
-            if constexpr (sizeof(M) == sizeof(Scalar<V>)) {
-                at[t] = from;
-                if (length % W == 0) continue;
-            }
-            at[t] = room[t];
-            for_channels<V>(0, length, [&](int64_t c, auto count) __attribute__((always_inline)) {
-                store(room[t] + c, load<V>(from + c, count), All());  // lanes past the end: zero
-            });
+// From so many tokens on a panel is worth packing.
+inline constexpr int64_t many_tokens = 16;
+
+// f.operator()<tokens>(first) over [begin, end) in tiles of `most`, of a third or half of that, and one by one
+template <int most, class Function>
+SM_FN void for_tiles(int64_t begin, int64_t end, Function f) {
+    constexpr int some = most % 3 ? most / 2 : most / 3;
+    int64_t t = begin;
+    for (; t + most <= end; t += most) f.template operator()<most>(t);
+    for (; t + some <= end; t += some) f.template operator()<some>(t);
+    for (; t < end; ++t) f.template operator()<1>(t);
+}
+
+// ---------------------------------------------------------------------------------------------------------- few tokens
+// sums of products with `some` rows of phi
+template <int some, class V>
+SM_FN void dot_rows(const Scalar<V>* v, const Scalar<V>* phi, int64_t width, Scalar<V>* out) {
+    V s[some];
+    SM_UNROLL for (int k = 0; k < some; ++k) s[k] = V(0);
+    for_channels<V>(0, width, [&](int64_t e, auto count) __attribute__((always_inline)) {
+        const V value = load<V>(v + e, count);
+        SM_UNROLL for (int k = 0; k < some; ++k) s[k] += value * load<V>(phi + k * width + e, count);
+    });
+    SM_UNROLL for (int k = 0; k < some; ++k) out[k] = sum(s[k]);
+}
+
+// P and r of one token. room: for its width numbers
+template <class V, class M>
+[[gnu::noinline]] void project_token(const M* x, const Scalar<V>* phi, int rows, int64_t width, Scalar<V> eps, Scalar<V>* P, Scalar<V>* r, Scalar<V>* room) {
+    using F = Scalar<V>;
+    const F* v;
+    V squares(0);
+    if constexpr (sizeof(M) == sizeof(F)) {
+        v = x;
+    } else {
+        v = room;
+        for_channels<V>(0, width, [&](int64_t e, auto count) __attribute__((always_inline)) { store(room + e, load<V>(x + e, count), count); });
+    }
+    for_channels<V>(0, width, [&](int64_t e, auto count) __attribute__((always_inline)) {
+        const V value = load<V>(v + e, count);
+        squares += value * value;
+    });
+    int k = 0;
+    for (; k + 4 <= rows; k += 4) dot_rows<4, V>(v, phi + k * width, width, P + k);
+    for (; k < rows; ++k) dot_rows<1, V>(v, phi + k * width, width, P + k);
+    *r = F(1) / F(sqrt(sum(squares) / F(width) + eps));
+    for (k = 0; k < rows; ++k) P[k] *= *r;
+}
+
+// ---------------------------------------------------------------------------------------------------------- many tokens
+// sums (tokens, vectors of the panel) += v (tokens, chunk) times `some` vectors of the panel's columns. Meanwhile the second-level
+// cache fetches `lines` cache lines of each of the tokens' rows at `ahead`, a line a channel.
+template <int tokens, int some, class V, class M>
+SM_FN void multiply_panel(const Scalar<V>* v, const Scalar<V>* panel, int stride, int64_t length, V* sums, int vectors, const M* ahead, int64_t width) {
+    constexpr int lines = chunk * sizeof(M) / 64;
+    V s[tokens][some];
+    SM_UNROLL16 for (int t = 0; t < tokens; ++t)
+        SM_UNROLL for (int k = 0; k < some; ++k) s[t][k] = V(0);
+    for (int64_t c = 0; c < length; ++c) {
+        if (c < tokens * lines) __builtin_prefetch(reinterpret_cast<const char*>(ahead + c / lines * width) + c % lines * 64, 0, 2);
+        V w[some];
+        SM_UNROLL for (int k = 0; k < some; ++k) w[k] = load<V>(panel + c * stride + k * lanes<V>, All());
+        SM_UNROLL16 for (int t = 0; t < tokens; ++t) {
+            const V value(v[t * chunk + c]);
+            SM_UNROLL for (int k = 0; k < some; ++k) s[t][k] += w[k] * value;
         }
     }
-};
-
-// The rows of phi from a chunk on; a row's last lanes are filled up with zeros.
-template <class V>
-SM_FN V load_row(const Scalar<V>* row, int vector, int64_t length) {
-    constexpr int W = lanes<V>;
-    const int64_t left = length - int64_t(vector) * W;
-    return left >= W ? load<V>(row + int64_t(vector) * W, All()) : load<V>(row + int64_t(vector) * W, int(left));
+    SM_UNROLL16 for (int t = 0; t < tokens; ++t)
+        SM_UNROLL for (int k = 0; k < some; ++k) sums[t * vectors + k] += s[t][k];
 }
 
-template <int tokens, int rows, class V>
-SM_FN void project_tile(const Chunk<V, tokens>& x, const Scalar<V>* phi, int64_t stride, int64_t length, V* sums, int sums_stride) {
-    V s[tokens][rows];
-    SM_UNROLL16 for (int t = 0; t < tokens; ++t)
-        SM_UNROLL for (int k = 0; k < rows; ++k) s[t][k] = sums[t * sums_stride + k];
-    const int whole = int(length / lanes<V>);
-    const auto step = [&](int v, auto load_phi) __attribute__((always_inline)) {
-        V w[rows];
-        SM_UNROLL for (int k = 0; k < rows; ++k) w[k] = load_phi(phi + k * stride);
-        SM_UNROLL16 for (int t = 0; t < tokens; ++t) {
-            const V value = load<V>(x.at[t] + v * lanes<V>, All());
-            SM_UNROLL for (int k = 0; k < rows; ++k) s[t][k] += w[k] * value;
-        }
-    };
-    for (int v = 0; v < whole; ++v) step(v, [&](const Scalar<V>* row) __attribute__((always_inline)) { return load<V>(row + v * lanes<V>, All()); });
-    if (whole < x.vectors) step(whole, [&](const Scalar<V>* row) __attribute__((always_inline)) { return load_row<V>(row, whole, length); });
-    SM_UNROLL16 for (int t = 0; t < tokens; ++t)
-        SM_UNROLL for (int k = 0; k < rows; ++k) sums[t * sums_stride + k] = s[t][k];
-}
-
-// P (rows a token) and r of `tokens` tokens. sums: room for tokens * (rows + 1) vectors.
+// P and r of `tokens` tokens. sums: room for (tokens, vectors of the panel)
 template <int tokens, class V, class M>
-[[gnu::noinline]] void project_tokens(const M* x, const Scalar<V>* phi, int rows, int64_t width, Scalar<V> eps, Scalar<V>* P, Scalar<V>* r, V* sums) {
+[[gnu::noinline]] void project_tokens(const M* x, const Scalar<V>* panel, int rows, int64_t width, Scalar<V> eps, Scalar<V>* P, Scalar<V>* r, V* sums) {
     using F = Scalar<V>;
-    const int stride = rows + 1;
-    for (int i = 0; i < tokens * stride; ++i) sums[i] = V(0);
-    Chunk<V, tokens> values;
+    constexpr int W = lanes<V>;
+    const int vectors = (rows + W - 1) / W, stride = vectors * W;
+    alignas(64) F v[tokens * chunk];
+    V squares[tokens];
+    for (V& s : squares) s = V(0);
+    for (int i = 0; i < tokens * vectors; ++i) sums[i] = V(0);
     for (int64_t first = 0; first < width; first += chunk) {
         const int64_t length = width - first < chunk ? width - first : chunk;
-        values.take(x, width, first, length);
         for (int t = 0; t < tokens; ++t) {
-            V squares = sums[t * stride + rows];
-            for (int v = 0; v < values.vectors; ++v) {
-                const V value = load<V>(values.at[t] + v * lanes<V>, All());
-                squares += value * value;
+            V even(0), odd(0);
+            const M* from = x + t * width + first;
+            F* to = v + t * chunk;
+            const auto take = [&](int64_t c, auto count, V& total) __attribute__((always_inline)) {
+                const V value = load<V>(from + c, count);
+                store(to + c, value, All());
+                total += value * value;
+            };
+            int64_t c = 0;
+            for (; c + 2 * W <= length; c += 2 * W) {
+                take(c, All(), even);
+                take(c + W, All(), odd);
             }
-            sums[t * stride + rows] = squares;
+            for_channels<V>(c, length, [&](int64_t c, auto count) __attribute__((always_inline)) { take(c, count, even); });
+            squares[t] += even + odd;
         }
+        const M* ahead = first + chunk < width ? x + first + chunk : x + tokens * width;
         int k = 0;
-        for (; k + tile_rows <= rows; k += tile_rows) project_tile<tokens, tile_rows>(values, phi + k * width + first, width, length, sums + k, stride);
-        for (; k < rows; ++k) project_tile<tokens, 1>(values, phi + k * width + first, width, length, sums + k, stride);
+        for (; k + panel_vectors <= vectors; k += panel_vectors)
+            multiply_panel<tokens, panel_vectors>(v, panel + first * stride + k * W, stride, length, sums + k, vectors, ahead, width);
+        for (; k < vectors; ++k) multiply_panel<tokens, 1>(v, panel + first * stride + k * W, stride, length, sums + k, vectors, ahead, width);
     }
     for (int t = 0; t < tokens; ++t) {
-        r[t] = F(1) / F(sqrt(sum(sums[t * stride + rows]) / F(width) + eps));
-        for (int k = 0; k < rows; ++k) P[t * rows + k] = r[t] * sum(sums[t * stride + k]);
+        r[t] = F(1) / F(sqrt(sum(squares[t]) / F(width) + eps));
+        for_channels<V>(0, rows, [&](int64_t k, auto count) __attribute__((always_inline)) {
+            store(P + t * rows + k, V(r[t]) * sums[t * vectors + k / W], count);
+        });
     }
 }
 
-// dv of `tokens` tokens: base + a v + phi' q, with base = through + pre o du (where there is a read and a gradient from beyond the site)
-template <int N, int tokens, class V, class M>
-[[gnu::noinline]] void project_tokens_backward(const M* x, const Scalar<V>* phi, const Scalar<V>* q, const Scalar<V>* a, int rows, const M* through,
-                                               const M* du, const Scalar<V>* pre, M* dx, int n_, int64_t C) {
-    const int n = size<N>(n_);
-    const int64_t width = n * C;
-    constexpr int W = lanes<V>;
-    const auto vectors = [&]<int many>(int j, int64_t c, auto count) __attribute__((always_inline)) {
-        const int64_t e = j * C + c;
-        V s[tokens][many];
-        SM_UNROLL16 for (int t = 0; t < tokens; ++t)
-            SM_UNROLL for (int v = 0; v < many; ++v) {
-                s[t][v] = V(a[t]) * load<V>(x + t * width + e + v * W, count);
-                if (du) s[t][v] += V(pre[t * n + j]) * load<V>(du + t * C + c + v * W, count);
-                if (through) s[t][v] += load<V>(through + t * width + e + v * W, count);
-            }
-        for (int k = 0; k < rows; ++k) {
-            V w[many];
-            SM_UNROLL for (int v = 0; v < many; ++v) w[v] = load<V>(phi + k * width + e + v * W, count);
-            SM_UNROLL16 for (int t = 0; t < tokens; ++t) {
-                const V factor(q[t * rows + k]);
-                SM_UNROLL for (int v = 0; v < many; ++v) s[t][v] += factor * w[v];
-            }
-        }
-        SM_UNROLL16 for (int t = 0; t < tokens; ++t)
-            SM_UNROLL for (int v = 0; v < many; ++v) store(dx + t * width + e + v * W, s[t][v], count);
-    };
-    for (int j = 0; j < n; ++j) {
-        int64_t c = 0;
-        for (; c + tile_vectors * W <= C; c += tile_vectors * W) vectors.template operator()<tile_vectors>(j, c, All());
-        for (; c + W <= C; c += W) vectors.template operator()<1>(j, c, All());
-        if (c < C) vectors.template operator()<1>(j, c, int(C - c));
-    }
-}
+// ---------------------------------------------------------------------------------------------------------- backward
+inline constexpr int block_tokens = 16;  // as many as one call takes at most
+inline constexpr int tile_tokens = vector_bytes == 64 ? 8 : 4;
+inline constexpr int tile_rows = tile_tokens;
 
-// dphi += sum over tokens of q v'
+// What a block's gradients are made of: q (tokens, rows), a (tokens) and pre (tokens, n); du null where nothing was read
 template <class V, class M>
-[[gnu::noinline]] void accumulate_phi(const M* x, const Scalar<V>* q, int tokens, int rows, int64_t width, Scalar<V>* dphi) {
-    constexpr int W = lanes<V>, rows_at_once = tile_tokens;
-    const auto tile = [&]<int some, int many>(int k, int64_t e, auto count) __attribute__((always_inline)) {
-        V s[some][many];
-        SM_UNROLL16 for (int i = 0; i < some; ++i)
-            SM_UNROLL for (int v = 0; v < many; ++v) s[i][v] = load<V>(dphi + (k + i) * width + e + v * W, count);
-        for (int t = 0; t < tokens; ++t) {
-            V value[many];
-            SM_UNROLL for (int v = 0; v < many; ++v) value[v] = load<V>(x + t * width + e + v * W, count);
-            SM_UNROLL16 for (int i = 0; i < some; ++i) {
-                const V factor(q[t * rows + k + i]);
-                SM_UNROLL for (int v = 0; v < many; ++v) s[i][v] += factor * value[v];
-            }
+struct BlockInputs {
+    using F = Scalar<V>;
+    const M *x, *du, *through;  // through: gradient of x from elsewhere, or null
+    const F *q, *a, *pre;
+    int tokens, rows, n;
+    int64_t C;
+};
+
+// dv = through + pre o du + a v + phi' q of `tokens` tokens, and `many` vectors of channels
+template <int tokens, int many, class V, class M, class Count>
+SM_FN void gradient_tile(const BlockInputs<V, M>& in, int t0, int j, int64_t c, const Scalar<V>* phi, const Scalar<V>* values, M* dx, Count count) {
+    constexpr int W = lanes<V>;
+    const int64_t width = in.n * in.C;
+    V s[tokens][many];
+    SM_UNROLL16 for (int t = 0; t < tokens; ++t)
+        SM_UNROLL for (int v = 0; v < many; ++v) s[t][v] = V(in.a[t0 + t]) * load<V>(values + t * block_channels<V> + v * W, All());
+    if (in.du)
+        SM_UNROLL16 for (int t = 0; t < tokens; ++t)
+            SM_UNROLL for (int v = 0; v < many; ++v) s[t][v] += V(in.pre[(t0 + t) * in.n + j]) * load<V>(in.du + (t0 + t) * in.C + c + v * W, count);
+    if (in.through)
+        SM_UNROLL16 for (int t = 0; t < tokens; ++t)
+            SM_UNROLL for (int v = 0; v < many; ++v) s[t][v] += load<V>(in.through + (t0 + t) * width + j * in.C + c + v * W, count);
+    for (int k = 0; k < in.rows; ++k) {
+        V w[many];
+        SM_UNROLL for (int v = 0; v < many; ++v) w[v] = load<V>(phi + k * block_channels<V> + v * W, All());
+        SM_UNROLL16 for (int t = 0; t < tokens; ++t) {
+            const V factor(in.q[(t0 + t) * in.rows + k]);
+            SM_UNROLL for (int v = 0; v < many; ++v) s[t][v] += factor * w[v];
         }
-        SM_UNROLL16 for (int i = 0; i < some; ++i)
-            SM_UNROLL for (int v = 0; v < many; ++v) store(dphi + (k + i) * width + e + v * W, s[i][v], count);
-    };
-    const auto every_row = [&]<int many>(int64_t e, auto count) __attribute__((always_inline)) {
-        int k = 0;
-        for (; k + rows_at_once <= rows; k += rows_at_once) tile.template operator()<rows_at_once, many>(k, e, count);
-        for (; k < rows; ++k) tile.template operator()<1, many>(k, e, count);
-    };
-    int64_t e = 0;
-    for (; e + tile_vectors * W <= width; e += tile_vectors * W) every_row.template operator()<tile_vectors>(e, All());
-    for (; e + W <= width; e += W) every_row.template operator()<1>(e, All());
-    if (e < width) every_row.template operator()<1>(e, int(width - e));
+    }
+    SM_UNROLL16 for (int t = 0; t < tokens; ++t)
+        SM_UNROLL for (int v = 0; v < many; ++v) store(dx + (t0 + t) * width + j * in.C + c + v * W, s[t][v], count);
+}
+
+// dphi += q v' of `some` rows
+template <int some, class V>
+SM_FN void accumulate_rows(const Scalar<V>* q, int rows, int tokens, const Scalar<V>* values, Scalar<V>* dphi) {
+    constexpr int W = lanes<V>, many = block_channels<V> / W;
+    V s[some][many];
+    SM_UNROLL16 for (int i = 0; i < some; ++i)
+        SM_UNROLL for (int v = 0; v < many; ++v) s[i][v] = load<V>(dphi + i * block_channels<V> + v * W, All());
+    for (int t = 0; t < tokens; ++t) {
+        V value[many];
+        SM_UNROLL for (int v = 0; v < many; ++v) value[v] = load<V>(values + t * block_channels<V> + v * W, All());
+        SM_UNROLL16 for (int i = 0; i < some; ++i) {
+            const V factor(q[t * rows + i]);
+            SM_UNROLL for (int v = 0; v < many; ++v) s[i][v] += factor * value[v];
+        }
+    }
+    SM_UNROLL16 for (int i = 0; i < some; ++i)
+        SM_UNROLL for (int v = 0; v < many; ++v) store(dphi + i * block_channels<V> + v * W, s[i][v], All());
+}
+
+// dx of a block (its first token at dx), and dphi of it added to `dphi`; phi and dphi in blocks.
+template <class V, class M>
+[[gnu::noinline]] void project_backward_block(const BlockInputs<V, M>& in, const Scalar<V>* phi, Scalar<V>* dphi, M* dx) {
+    constexpr int W = lanes<V>, wide = block_channels<V>, many = wide / W;
+    alignas(64) Scalar<V> values[block_tokens * wide];  // v of these channels, zero past the end
+    for (int j = 0; j < in.n; ++j)
+        for (int64_t c = 0; c < in.C; c += wide, phi += in.rows * wide, dphi += in.rows * wide) {
+            const bool whole = c + wide <= in.C;
+            for (int t = 0; t < in.tokens; ++t) {
+                const M* from = in.x + (int64_t(t) * in.n + j) * in.C + c;
+                Scalar<V>* to = values + t * wide;
+                if (!whole) SM_UNROLL for (int v = 0; v < many; ++v) store(to + v * W, V(0), All());
+                for_channels<V>(0, whole ? wide : in.C - c, [&](int64_t i, auto count) __attribute__((always_inline)) {
+                    store(to + i, load<V>(from + i, count), All());
+                });
+            }
+            for_tiles<tile_tokens>(0, in.tokens, [&]<int tokens>(int64_t t) __attribute__((always_inline)) {
+                if (whole) return gradient_tile<tokens, many>(in, int(t), j, c, phi, values + t * wide, dx, All());
+                for_channels<V>(0, in.C - c, [&](int64_t i, auto count) __attribute__((always_inline)) {
+                    gradient_tile<tokens, 1>(in, int(t), j, c + i, phi + i, values + t * wide + i, dx, count);
+                });
+            });
+            for_tiles<tile_rows>(0, in.rows, [&]<int some>(int64_t k) __attribute__((always_inline)) {
+                accumulate_rows<some, V>(in.q + k, in.rows, in.tokens, values, dphi + k * wide);
+            });
+        }
 }
 
 }  // namespace streammix::SM_ISA

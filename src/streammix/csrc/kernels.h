@@ -22,11 +22,17 @@ enum class Activation { linear, sigmoid, twice_sigmoid };
 
 // How a site makes its coefficients: see coefficients.h. The arrays are of the computing type: float64 for float64 streams, else float32.
 struct Generator {
-    const void *weight, *scale, *bias;  // phi (rows, n C), (rows), (rows); rows = n read logits, n write logits, then those of the mix
+    const void *weight, *panel, *blocks;  // phi (rows, n C), row-major, and as the forward and the backward take it (see packing.h)
+    const void *scale, *bias;             // (rows); rows = n read logits, n write logits, then those of the mix
     int rows;
     double norm_eps;
     Activation read, write;
     double read_eps;  // added to the read weights
+};
+
+// Numbers that phi takes packed: as a panel (0: with so few tokens none is used) and in blocks
+struct Packed {
+    int64_t panel, blocks;
 };
 
 // Tensors of a token and of its derivatives; coefficients of the computing type, x, y, u, out of the streams' type. Null: not wanted.
@@ -36,7 +42,7 @@ struct Read {
 };
 struct ReadBackward {
     const void *du, *dpost, *dmix, *through, *x, *projected, *inverse_rms;  // through: gradient of x from elsewhere
-    void *dx, *dweight, *dscale, *dbias;                                    // the last three are added to, by one range at a time
+    void *dx, *dweight, *dscale, *dbias;  // the last three are added to, by one range at a time; dweight in blocks
 };
 struct Write {
     const void *x, *y, *post, *res;
@@ -67,6 +73,11 @@ struct Kernels {
     void (*read_backward)(Streams, const void* du, const void* x, const void* pre, void* dx, void* dpre, int64_t begin, int64_t end);
     void (*write)(Streams, Write, int64_t begin, int64_t end);
     void (*write_backward)(Streams, WriteBackward, int64_t begin, int64_t end);
+
+    Packed (*packed)(Streams, int rows, int64_t tokens);
+    void (*pack_panel)(Streams, const void* weight, int rows, void* panel);
+    void (*pack_blocks)(Streams, const void* weight, int rows, void* blocks);
+    void (*unpack_blocks)(Streams, const void* blocks, int rows, void* weight);
 
     // A site's coefficients and its read, while the state is in cache; and the same on the state that the write of the site before gives.
     void (*site_read)(Streams, Generator, Read, int64_t begin, int64_t end);

@@ -42,11 +42,19 @@ template <class V>
 struct Generated {
     using F = Scalar<V>;
     const Generator& g;
-    const F *weight, *scale, *bias;
+    const F *weight, *panel, *blocks, *scale, *bias;
     int n, rows, mixed;
 
     Generated(const Generator& g, int n)
-        : g(g), weight((const F*)g.weight), scale((const F*)g.scale), bias((const F*)g.bias), n(n), rows(g.rows), mixed(g.rows - 2 * n) {}
+        : g(g),
+          weight((const F*)g.weight),
+          panel((const F*)g.panel),
+          blocks((const F*)g.blocks),
+          scale((const F*)g.scale),
+          bias((const F*)g.bias),
+          n(n),
+          rows(g.rows),
+          mixed(g.rows - 2 * n) {}
 
     SM_FN void logits(const F* P, F* out) const {
         for_numbers<V>(rows, [&](int i, auto many) __attribute__((always_inline)) {
@@ -55,14 +63,6 @@ struct Generated {
     }
     SM_FN void read_weights(const F* logits, F* pre) const { activate_all<V>(g.read, logits, pre, n, F(g.read_eps)); }
 };
-
-// f<tokens>(first) over `count` tokens in tiles, then one by one
-template <class Function>
-SM_FN void for_tiles(int64_t begin, int64_t end, Function f) {
-    int64_t t = begin;
-    for (; t + tile_tokens <= end; t += tile_tokens) f.template operator()<tile_tokens>(t);
-    for (; t < end; ++t) f.template operator()<1>(t);
-}
 
 // ------------------------------------------------------------------------------------------------------------ forward
 template <int N, class V, class M>
@@ -75,16 +75,21 @@ void write_range(Streams s, Write w, int64_t begin, int64_t end) {
 }
 
 template <int N, class V, class M>
-void site_read_block(Streams s, const Generated<V>& gen, Read r, int64_t begin, int64_t end, Scalar<V>* logits, V* sums) {
+void site_read_block(Streams s, const Generated<V>& gen, Read r, int64_t begin, int64_t end, Scalar<V>* numbers, V* sums) {
     using F = Scalar<V>;
     const int n = s.n, rows = gen.rows;
     const int64_t width = n * s.C;
     const M* x = (const M*)r.x;
     F *P = (F*)r.projected, *inverse_rms = (F*)r.inverse_rms;
-    for_tiles(begin, end, [&]<int tokens>(int64_t t) {
-        project_tokens<tokens, V>(x + t * width, gen.weight, rows, width, F(gen.g.norm_eps), P + t * rows, inverse_rms + t, sums);
-    });
+    const F eps(gen.g.norm_eps);
+    if (gen.panel)
+        for_tiles<panel_tokens>(begin, end, [&]<int tokens>(int64_t t) {
+            project_tokens<tokens, V>(x + t * width, gen.panel, rows, width, eps, P + t * rows, inverse_rms + t, sums);
+        });
+    else
+        for (int64_t t = begin; t < end; ++t) project_token<V>(x + t * width, gen.weight, rows, width, eps, P + t * rows, inverse_rms + t, numbers);
     if (!r.u) return;
+    F* logits = numbers;
     for (int64_t t = begin; t < end; ++t) {
         gen.logits(P + t * rows, logits);
         F pre[max_n];
@@ -98,12 +103,13 @@ void site_read_block(Streams s, const Generated<V>& gen, Read r, int64_t begin, 
 template <int N, class V, class M>
 void write_site_read_range(Streams s, const Write* w, Generator g, Read r, int64_t begin, int64_t end) {
     const Generated<V> gen(g, s.n);
-    Scratch<Scalar<V>> logits(g.rows);
-    Scratch<V> sums(tile_tokens * (g.rows + 1));
-    for (int64_t b = begin; b < end; b += block_tokens) {
-        const int64_t e = b + block_tokens < end ? b + block_tokens : end;
+    const int64_t width = s.n * s.C;
+    Scratch<Scalar<V>> numbers(g.rows > width ? g.rows : width);
+    Scratch<V> sums(panel_tokens * (g.rows / lanes<V> + 1));
+    for (int64_t b = begin; b < end; b += 2 * panel_tokens) {
+        const int64_t e = b + 2 * panel_tokens < end ? b + 2 * panel_tokens : end;
         if (w) write_range<N, V, M>(s, *w, b, e);
-        site_read_block<N, V, M>(s, gen, r, b, e, logits.p, sums.p);
+        site_read_block<N, V, M>(s, gen, r, b, e, numbers.p, sums.p);
     }
 }
 
@@ -170,16 +176,14 @@ void logit_gradients(Streams s, const Generated<V>& gen, ReadBackward r, int64_t
 // The gradient of the block's state, to dx (its first token at dx)
 template <int N, class V, class M>
 void site_read_backward_block(Streams s, const Generated<V>& gen, ReadBackward r, int64_t begin, int64_t end, BlockGradients<Scalar<V>>& kept, M* dx) {
-    const int n = s.n, rows = gen.rows;
-    const int64_t width = n * s.C;
+    const int64_t width = s.n * s.C;
     const M *x = (const M*)r.x, *du = (const M*)r.du, *through = (const M*)r.through;
     for (int64_t t = begin; t < end; ++t) logit_gradients<N, V, M>(s, gen, r, t, begin, kept);
-    for_tiles(begin, end, [&]<int tokens>(int64_t t) {
-        const int64_t i = t - begin;
-        project_tokens_backward<N, tokens, V>(x + t * width, gen.weight, kept.q + i * rows, kept.a + i, rows, through ? through + t * width : nullptr,
-                                              du ? du + t * s.C : nullptr, kept.pre + i * n, dx + i * width, n, s.C);
-    });
-    accumulate_phi<V>(x + begin * width, kept.q, int(end - begin), rows, width, (Scalar<V>*)r.dweight);
+    const BlockInputs<V, M> in{x + begin * width, du ? du + begin * s.C : nullptr, through ? through + begin * width : nullptr,
+                               kept.q,            kept.a,                          kept.pre,
+                               int(end - begin),  gen.rows,                        s.n,
+                               s.C};
+    project_backward_block<V, M>(in, gen.blocks, (Scalar<V>*)r.dweight, dx);
 }
 
 template <int N, class V, class M>
@@ -223,6 +227,27 @@ SM_FN void for_streams(Streams s, Function f) {
         case DType::float16: return typed(Half());
         case DType::bfloat16: return typed(BFloat16());
     }
+}
+
+template <class Function>
+SM_FN void for_parameters(Streams s, Function f) {
+    for_streams(s, [&]<int N, class V, class M>() { f.template operator()<V>(); });
+}
+inline Packed packed_any(Streams s, int rows, int64_t tokens) {
+    Packed size{0, 0};
+    for_parameters(s, [&]<class V>() {
+        size = {tokens >= many_tokens ? panel_numbers<V>(rows, s.n * s.C) : 0, blocks_numbers<V>(rows, s.n, s.C)};
+    });
+    return size;
+}
+inline void pack_panel_any(Streams s, const void* weight, int rows, void* panel) {
+    for_parameters(s, [&]<class V>() { pack_panel<V>((const Scalar<V>*)weight, rows, s.n * s.C, (Scalar<V>*)panel); });
+}
+inline void pack_blocks_any(Streams s, const void* weight, int rows, void* blocks) {
+    for_parameters(s, [&]<class V>() { pack_blocks<V>((const Scalar<V>*)weight, rows, s.n, s.C, (Scalar<V>*)blocks); });
+}
+inline void unpack_blocks_any(Streams s, const void* blocks, int rows, void* weight) {
+    for_parameters(s, [&]<class V>() { unpack_blocks<V>((const Scalar<V>*)blocks, rows, s.n, s.C, (Scalar<V>*)weight); });
 }
 
 inline void read_any(Streams s, const void* x, const void* pre, void* u, int64_t begin, int64_t end) {

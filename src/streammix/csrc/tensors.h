@@ -5,6 +5,12 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#include <stdint.h>
+
 #include <initializer_list>
 
 #include "kernels.h"
@@ -28,6 +34,16 @@ inline DType dtype_of(const Tensor& t) {
 // The tensor itself where it is contiguous: asking the dispatcher costs a small call more than the work.
 inline Tensor as_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
+// Large outputs come as memory that nobody has touched: with pages of 4 KB, the kernel's handing them out one by one takes longer than
+// writing to them. Linux gives pages of 2 MB where it is asked to.
+inline void ask_for_huge_pages([[maybe_unused]] void* p, [[maybe_unused]] int64_t bytes) {
+#ifdef __linux__
+    constexpr uintptr_t huge = uintptr_t(2) << 20;
+    const uintptr_t at = reinterpret_cast<uintptr_t>(p), begin = (at + huge - 1) & ~(huge - 1), end = (at + bytes) & ~(huge - 1);
+    if (bytes >= int64_t(2 * huge) && begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
 // A new contiguous tensor of these sizes, with like's dtype and device, past the dispatcher.
 inline Tensor new_tensor(const Tensor& like, const int64_t* sizes, int64_t dim) {
     constexpr int64_t most = 64;  // as many dimensions as torch itself allows
@@ -43,7 +59,9 @@ inline Tensor new_tensor(const Tensor& like, const int64_t* sizes, int64_t dim) 
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device));
     AtenTensorHandle made;
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dim, sizes, strides, dtype, device_type, device, &made));
-    return Tensor(made);
+    Tensor out(made);
+    if (stride >= int64_t(1) << 20) ask_for_huge_pages(out.mutable_data_ptr(), stride * out.element_size());
+    return out;
 }
 inline Tensor new_like(const Tensor& t) { return new_tensor(t, t.sizes().data(), t.dim()); }
 
