@@ -161,12 +161,12 @@ def test_the_gains_are_those_of_the_trained_models(finished, whole):
         tokens, _ = next(data.val_batches(data.load(config.text), one_batch))
         product, gains = None, []
         # Walk the sites by hand: P = H_l ... H_1 for each token.
-        states = [model.embed(tokens)[..., None, :].expand(-1, -1, config.streams, -1).contiguous()]
-        for site in model.sites:
+        states = [model.embed(tokens)[..., None, :].expand(-1, -1, model.streams, -1).contiguous()]
+        for site in model.stack.sites:
             site.register_forward_hook(lambda _, args, out, kept=states: kept.append(out.detach()))
         with torch.no_grad():
             model(tokens)
-            for site, state in zip(model.sites, states):
+            for site, state in zip(model.stack.sites, states):
                 mix = site.coefficients(state)[2]
                 product = mix if product is None else torch.einsum("btij,btjk->btik", mix, product)
                 gains.append(product.sum(-1).abs().amax(-1).mean().item())

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from .. import manifolds, recipes
 from ..functional import read, write
 from ..manifolds import Manifold
-from ..recipes import Activation, Recipe
+from ..recipes import Activation, Connection, Recipe
 from . import initialisation
 from .coefficients import Coefficients, Flattened, PerStream, Static, full_precision
+from .temper import CP
 
 
 class HyperConnection(nn.Module):
@@ -40,6 +41,8 @@ class HyperConnection(nn.Module):
     Call: site(x, *args, **kwargs) with x (..., n, C) -> (..., n, C), or (that, *extra outputs of the branch).
     """
 
+    connection: ClassVar[Connection] = "hyper"
+
     def __init__(
         self,
         branch: Callable[..., Any] | None,
@@ -57,6 +60,11 @@ class HyperConnection(nn.Module):
         if branch is not None and not callable(branch):
             raise TypeError(f"branch: got {type(branch).__name__}; accepted: a module, a function or None")
         recipe = recipes.get(recipe) if isinstance(recipe, str) else recipe
+        if recipe.connection != self.connection:
+            raise ValueError(
+                f"recipe: got {recipe.name!r}, whose connection is {recipe.connection!r}; {type(self).__name__} accepts"
+                f" those with {self.connection!r}; streammix.Stack accepts all"
+            )
         self.recipe = replace(recipe, logits="static") if dynamic is False else recipe
         if dynamic and self.recipe.logits == "static":
             raise ValueError(f"dynamic: recipe {self.recipe.name!r} makes static logits; choose a dynamic recipe")
@@ -140,6 +148,8 @@ def _generator(recipe: Recipe, dim: int, streams: int, num_logits: int) -> Coeff
                     f" n^2 = {streams**2}"
                 )
             return PerStream(dim, streams, recipe.norm_eps)
+        case "cp":
+            return CP(dim, streams, num_logits, recipe.rank, recipe.norm_eps, frozen_gate=_frozen_gate(recipe))
 
 
 def _frozen_gate(recipe: Recipe) -> float | None:
