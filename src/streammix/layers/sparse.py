@@ -42,7 +42,8 @@ class SparseConnection(nn.Module):
         branch: maps (..., T, C) to (..., T, C).
         dim: C.
         streams: n.
-        recipe: of connection "sparse", with flattened or static logits.
+        recipe: of connection "sparse", with flattened or static logits. Static routing is the same for every token, and
+            streams that no site chooses stay copies.
         site: index of this site in the network; it chooses the filters.
         active: k, at most n.
         fixed: how many streams are always active, at most k.
