@@ -97,6 +97,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "demo": {},
     "smoke": {"dim": 32, "layers": 2, "heads": 2, "context": 64, "steps": 40, "warmup": 5}
     | {"eval_every": 10, "checkpoint_every": 20},
+    "sweep": {"steps": 200, "eval_every": 50},
 }
 
 
