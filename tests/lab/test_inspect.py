@@ -79,8 +79,8 @@ def test_other_layouts_say_that_there_is_nothing_to_inspect(trained, tmp_path, c
     run = trained(connection)
     lines = seen(run).splitlines()
     assert len(lines) == 1
-    assert f"no read, write or mix maps to inspect; {connection}: the maps of {said}" in lines[0]
-    with pytest.raises(LabError, match=f"is not written: {connection}: the maps of {said}"):
+    assert f"no read, write or mix maps to inspect; the maps of {said}" in lines[0]
+    with pytest.raises(LabError, match=f"is not written: the maps of {said}"):
         seen(run, tmp_path / "page.html")
 
 

@@ -176,6 +176,20 @@ def test_the_gains_are_those_of_the_trained_models(finished, whole):
     assert trace(whole.figure("Marginal error of the mixing matrices"), "ihc")["text"] == ["exactly 0"] * 4
 
 
+def test_other_layouts_are_in_the_curves_and_say_why_not_in_the_maps(tiny, tmp_path):
+    names = ("residual", "mhc", "xhc", "deepseek-v4.1")
+    for name in names:
+        train(Config(**tiny | {"connection": name}), tmp_path / "runs" / name)
+    page = Page(write_report(tmp_path / "runs"))
+    drawn = [one.get("name") for one in page.figure("Validation loss")["data"]]
+    assert set(names) <= set(drawn)
+    assert "xhc: the maps of sparse connections" in page.text
+    assert "residual: the maps" not in page.text
+    shown = {one.get("name") for one in page.figure("Forward gain by depth")["data"]}
+    assert {"mhc", "deepseek-v4.1"} <= shown
+    assert "xhc" not in shown
+
+
 def test_maps_show_every_site_of_every_hyper_connection(finished, whole):
     tiles = [attributes for tag, attributes in whole.tags if tag == "div" and (attributes.get("class") or "") == "tile"]
     assert len(tiles) == 3 * 4

@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import streammix as sm
 from streammix.layers import FracConnection, GeneralisedConnection, SinglePassConnection, SparseConnection
@@ -211,6 +212,19 @@ def test_leading_dimensions(recipe, shape, seed):
 def test_one_token_alone(recipe, seed):
     stack, x = perturbed(sm.Stack(branches(2), DIM, recipe=recipe), 0.1), torch.randn(4, DIM)
     torch.testing.assert_close(torch.stack([stack(token) for token in x]), stack(x))
+
+
+@pytest.mark.parametrize("recipe", ["mhc", *OTHER_LAYOUTS])
+def test_vmap_and_checkpoint(recipe, seed):
+    stack = perturbed(sm.Stack(branches(2), DIM, recipe=recipe), 0.1)
+    x = torch.randn(3, 5, DIM, requires_grad=True)
+    out = stack(x)
+    (expected,) = torch.autograd.grad(out.square().sum(), x)
+    torch.testing.assert_close(torch.vmap(stack)(x), out)
+    gradient = torch.vmap(torch.func.grad(lambda x: stack(x).square().sum()))(x.detach())
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
+    rebuilt = checkpoint(stack, x, use_reentrant=False)
+    torch.testing.assert_close(torch.autograd.grad(rebuilt.square().sum(), x)[0], expected)
 
 
 def test_a_stack_is_its_sites(seed):

@@ -63,9 +63,9 @@ def unmapped(connection: str) -> str:
         return f"a plain {RESIDUAL} model has no maps"
     match recipes.get(connection).connection:
         case "frac" | "generalised" as kind:
-            return f"{connection}: the maps of {kind} connections, between segments of streams, are not shown"
+            return f"the maps of {kind} connections, between segments of streams, are not shown"
         case "sparse":
-            return f"{connection}: the maps of sparse connections, between changing streams, are not shown"
+            return "the maps of sparse connections, between streams that change by the token, are not shown"
         case _:
             return ""
 
