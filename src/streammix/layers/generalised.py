@@ -162,7 +162,10 @@ def widen(x: Float[Tensor, "*batch C"], segments: int, streams: int) -> Float[Te
 
 
 class Narrow(nn.Module):
-    """End n segments in one state: segment s is the sum or the mean of its copies s, s + m, s + 2m, ..."""
+    """End n segments in one state: segment s is the sum or the mean of its copies s, s + m, s + 2m, ...
+
+    Where n is no multiple of m, some have one copy more than others, and only the mean gives all the same scale.
+    """
 
     def __init__(self, segments: int, streams: int, how: str) -> None:
         super().__init__()

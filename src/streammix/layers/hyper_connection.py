@@ -30,7 +30,7 @@ class HyperConnection(nn.Module):
             only `connect` is used.
         dim: C, the width of a stream.
         streams: n, the number of streams, >= 1.
-        recipe: a name of `streammix.recipes.names()`, or a Recipe.
+        recipe: a name of `streammix.recipes.names()`, or a Recipe; of connection "hyper" (`Stack` builds the others).
         site: index of this site in the network (a Transformer block has two); the initial read rotates with it.
         manifold: overrides the recipe's: a name of `streammix.manifolds.names()` or a Manifold for n streams.
         dynamic: False makes logits static (parameters only); True or None leaves the recipe's choice.

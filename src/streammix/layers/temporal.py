@@ -1,6 +1,7 @@
 """A branch's output and its recent past, as orthogonal directions to write along."""
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -69,8 +70,8 @@ class TemporalBasis(AtLeastFloat32):
             )
         length, tokens = len(weight), y.shape[axis]
         padded = F.pad(y, (*[0, 0] * (y.ndim - 1 - axis), length - 1, 0))
-        past = [padded.narrow(axis, length - 1 - i, tokens) * weight[i].to(y.dtype) for i in range(length)]
-        return torch.stack(past).sum(0)
+        past = (padded.narrow(axis, length - 1 - i, tokens) * weight[i].to(y.dtype) for i in range(length))
+        return reduce(torch.add, past)
 
 
 def orthogonal(vectors: Sequence[Float[Tensor, "*batch C"]]) -> list[Float[Tensor, "*batch C"]]:
