@@ -25,7 +25,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
     return code, out, err
 
 
-@pytest.mark.parametrize("command", ["train", "compare", "inspect", "bench"])
+@pytest.mark.parametrize("command", ["train", "compare", "sweep", "inspect", "bench"])
 def test_help_has_an_example_and_describes_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = said(capsys, command, "--help")
     assert code == 0
@@ -37,7 +37,7 @@ def test_help_has_an_example_and_describes_every_option(command: str, capsys: py
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = said(capsys, "--help")
-    assert all(command in out for command in ("train", "compare", "inspect", "bench"))
+    assert all(command in out for command in ("train", "compare", "sweep", "inspect", "bench"))
 
 
 def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,6 +88,10 @@ MISTAKES = {
     "compare text.txt --connections ,": "--connections is empty",
     "compare text.txt --out full": "not empty",
     "compare nowhere.txt": "no such file or folder",
+    "sweep text.txt --connections residual,mcc": "connection is 'mcc'",
+    "sweep text.txt --connections residual --seeds 0,a": "--seeds has 'a'; accepted: integers",
+    "sweep text.txt --connections residual --precisions ,": "--precisions is empty",
+    "sweep text.txt --connections residual --steps 0": "--steps is 0",
     "inspect nowhere": "nowhere: no such run or checkpoint",
     "inspect full": "neither a checkpoint nor a run",
     "bench --only everything": "no part 'everything'; accepted: accuracy, ",

@@ -23,6 +23,7 @@ def test_the_published_names_are_there():
             "rtbp",
         ),
         *("c-mhc", "shc", "isohc", "ohc", "jpmhc-cayley", "jpmhc-grassmann", "jpmhc-sinkhorn", "perm-mix"),
+        *("frac", "ghc", "dghc", "xhc", "temper", "deepseek-v4.1"),
     } <= set(sm.recipes.names())
 
 

@@ -2,7 +2,7 @@
 
 from . import diagnostics, manifolds, recipes
 from .functional import birkhoff, read, sinkhorn, write
-from .layers import Collapse, HyperConnection, expand
+from .layers import Collapse, HyperConnection, Stack, expand
 from .ops import backend, backends
 
 __version__ = "0.1.0"
@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Collapse",
     "HyperConnection",
+    "Stack",
     "backend",
     "backends",
     "birkhoff",

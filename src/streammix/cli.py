@@ -75,13 +75,49 @@ def compare(
     from streammix.lab import compare as comparison
     from streammix.lab.report import write_report
 
-    names = [name.strip() for name in connections.split(",") if name.strip()]
-    if not names:
-        raise LabError("--connections is empty; accepted: names separated by commas")
+    names = words(connections, "--connections")
     with stoppable(f"the same command continues {out}" + " (without --fresh)" * fresh):
         result = comparison.compare(Config(**settings), names, out, fresh=fresh)
     comparison.print_table(result)
     typer.echo(f"Report: {write_report(out)}")
+
+
+@app.command(epilog="Example: [bold]streammix sweep --precisions float32,bf16 --out runs/sweep[/bold]")
+@takes_config("connection", "seed", "bf16", preset="sweep")
+def sweep(
+    settings: dict[str, Any],
+    given: dict[str, Any],
+    out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs/sweep"),
+    connections: Annotated[
+        str, typer.Option(help="What to train, by commas: residual, recipes' names, or all.")
+    ] = "all",
+    seeds: Annotated[str, typer.Option(help="By commas; each is one run of every connection.")] = "0,1,2",
+    precisions: Annotated[str, typer.Option(help="By commas: float32, bf16 (autocast).")] = "float32",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the runs there and train again.")] = False,
+) -> None:
+    """Train every recipe with several seeds and set mean and spread of the results in one table.
+
+    A run that fails is named at the end and does not stop the others. The same command again continues what was
+    stopped, tries again what failed, and does not repeat what is finished. OUT/sweep.json holds every figure.
+    """
+    from streammix.lab import sweep as sweeping
+
+    names, kinds = words(connections, "--connections"), words(precisions, "--precisions")
+    numbers = words(seeds, "--seeds")
+    with stoppable(f"the same command continues {out}" + " (without --fresh)" * fresh):
+        result = sweeping.sweep(settings, names, numbers, kinds, out, fresh=fresh)
+    sweeping.print_tables(result)
+    typer.echo(f"Figures: {out / sweeping.NAME}")
+    if result["failed"]:
+        raise LabError("; ".join(f"{place}: {why}" for place, why in result["failed"].items()))
+
+
+def words(text: str, option: str) -> list[str]:
+    """The words of an option that takes several, by commas."""
+    found = [word.strip() for word in text.split(",") if word.strip()]
+    if not found:
+        raise LabError(f"{option} is empty; accepted: words separated by commas")
+    return found
 
 
 @app.command(epilog="Example: [bold]streammix inspect runs/train[/bold]")

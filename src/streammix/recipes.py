@@ -4,20 +4,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Logits = Literal["static", "flattened", "per-stream"]
+Connection = Literal["hyper", "frac", "generalised", "sparse", "single-pass"]
+Logits = Literal["static", "flattened", "per-stream", "cp"]
 Activation = Literal["linear", "sigmoid", "twice-sigmoid"]
+Ending = Literal["sum", "mean", "head", "concatenate", "carried"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One published configuration of a hyper-connection. Change fields with dataclasses.replace.
 
-    name: what `streammix.HyperConnection(recipe=...)` takes.
+    name: what `streammix.Stack(recipe=...)` takes, and HyperConnection if connection is "hyper".
     source: paper or code, with equation numbers.
     note: what the source leaves open and what is chosen here.
+    connection: the layout of the state, and how a site is wired. "hyper": n streams of a branch's width, each site by
+        itself (`HyperConnection`). The others need a `Stack`. "frac": one state cut into n fractions. "generalised": n
+        segments, m of which make a branch's width. "sparse": n streams of which a site updates a few. "single-pass":
+        n streams, the read weights made at one site being used at the next.
+    connection_options: further arguments of "generalised" (segments: m) and of "sparse" (active, fixed, temporal,
+        time_axis), explained by GeneralisedConnection and SparseConnection in `streammix.layers`.
+    streams: how many streams, fractions or segments a Stack has if not told: the source's number.
     manifold, manifold_options: the feasible set of H_res, see `streammix.manifolds.get`.
     logits: how they are made from the state. "static": parameters only. "flattened": gate * (RMSNorm(vec x) phi) + bias
-        (mHC Eq. 7). "per-stream": gate * tanh(LayerNorm(x) W) + bias, W shared by the streams (HC Eq. 10-12).
+        (mHC Eq. 7). "per-stream": gate * tanh(LayerNorm(x) W) + bias, W shared by the streams (HC Eq. 10-12); in
+        "frac" and "generalised" connections the same for each segment. "cp": as flattened, phi a tensor of CP rank
+        `rank` (TEMPER).
+    rank: of each of the three tensors, with logits "cp".
     read, write: activation of the read and write logits.
     read_eps: added to the read weights after the activation.
     start: "identity": read weights sum to one, write weights are one and H_res is (nearly) the identity, so that a new
@@ -30,15 +42,20 @@ class Recipe:
     weight_std: standard deviation of the projection's initial weights.
     gate: initial value of the scalar gates on the dynamic part.
     norm_eps: eps of the normalisation of the state.
-    collapse: how streams end, see `streammix.Collapse`.
+    collapse: how streams end, see `streammix.Collapse`; "concatenate" for "frac"; "carried", by the read weights that
+        the last site made, for "single-pass".
     """
 
     name: str
     source: str
     note: str
+    connection: Connection = "hyper"
+    connection_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    streams: int = 4
     manifold: str
     manifold_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     logits: Logits
+    rank: int = 2
     read: Activation
     write: Activation
     read_eps: float = 0.0
@@ -49,7 +66,7 @@ class Recipe:
     weight_std: float = 0.0
     gate: float = 0.01
     norm_eps: float = 1e-6
-    collapse: Literal["sum", "mean", "head"] = "mean"
+    collapse: Ending = "mean"
 
 
 _RECIPES = (
@@ -246,7 +263,100 @@ _CONSTRAINED = (
     ),
 )
 
-_BY_NAME = {recipe.name: recipe for recipe in (*_RECIPES, *_CONSTRAINED)}
+_BEYOND_ONE_LAYOUT = (
+    Recipe(
+        name="frac",
+        source="Frac-Connections, dynamic: arXiv 2503.14125",
+        note="As published; the static form is dataclasses.replace(recipe, logits='static'). The paper has no "
+        "constraint on the mixing of fractions; any manifold with n^2 logits can take the place of `unconstrained`.",
+        connection="frac",
+        manifold="unconstrained",
+        logits="per-stream",
+        read="linear",
+        write="linear",
+        rotate="one-hot",
+        norm_eps=1e-5,
+        collapse="concatenate",
+    ),
+    Recipe(
+        name="ghc",
+        source="Virtual Width Networks, generalised HC, static: arXiv 2511.11238",
+        note="8 segments, 4 of them a branch's width: twice the width. In the paper the over-wide state comes from an "
+        "over-wide embedding and ends in a learned reduction; here segment i starts as segment i mod m of the state "
+        "(or the state comes over-wide) and the copies of a segment end in their mean. Reads start at one copy of "
+        "each segment, which rotates with the site; one writing to every copy; H_res = I.",
+        connection="generalised",
+        connection_options={"segments": 4},
+        streams=8,
+        manifold="unconstrained",
+        logits="static",
+        read="linear",
+        write="linear",
+        rotate="one-hot",
+    ),
+    Recipe(
+        name="dghc",
+        source="Virtual Width Networks, generalised HC, dynamic: arXiv 2511.11238",
+        note="As ghc; the scales S on the dynamic part are two scalars that start at 0.01, as in HC.",
+        connection="generalised",
+        connection_options={"segments": 4},
+        streams=8,
+        manifold="unconstrained",
+        logits="per-stream",
+        read="linear",
+        write="linear",
+        rotate="one-hot",
+        norm_eps=1e-5,
+    ),
+    Recipe(
+        name="xhc",
+        source="xHC: arXiv 2607.14530",
+        note="16 streams, 4 active: 2 fixed and the router's best 2, as published. The start is left open. To start as "
+        "the plain residual network, every stream starts as active/n of the state (the paper copies it whole), reads "
+        "are 1/active each and the writes to a site's active streams sum to active. Active streams are in the order of "
+        "their index; the fixed ones are the first. Every active stream's write is scaled by its score. Router weights "
+        "are random and tiny, so that tokens are routed apart while their scores agree to 1e-5; filters start at zero. "
+        "Even sites are taken for attention (no filters), odd ones for MLPs.",
+        connection="sparse",
+        streams=16,
+        manifold="sinkhorn",
+        manifold_options={"recipe": "mhc", "rounds": 20},
+        collapse="sum",
+        **_AS_MHC,
+    ),
+    Recipe(
+        name="temper",
+        source="TEMPER, CP generators: arXiv 2608.07851",
+        note="Rank 2, the paper's best, for each of the three generators. The exact projection replaces its Sinkhorn "
+        "rounds. It leaves the start open: factors on the output side are zero, the others random; biases and reads as "
+        "in mhc. Its Tucker and tensor-train forms are not here.",
+        manifold="birkhoff",
+        logits="cp",
+        read="sigmoid",
+        write="twice-sigmoid",
+    ),
+    Recipe(
+        name="deepseek-v4.1",
+        source="DeepSeek-V4.1 single-pass mHC, as described of its inference code; transformers deepseek_v41",
+        note="deepseek-v4 with another wiring: the read weights made at a site are used at the next, the first site "
+        "reads stream 0, the last site's read weights end the streams. Norm eps 1e-20. For checkpoints, as "
+        "deepseek-v4: it does not start as the plain residual network.",
+        connection="single-pass",
+        manifold="sinkhorn",
+        manifold_options={"recipe": "deepseek-v4", "rounds": 20},
+        logits="flattened",
+        read="sigmoid",
+        write="twice-sigmoid",
+        read_eps=1e-6,
+        start="zero",
+        weight_std=0.02,
+        gate=1.0,
+        norm_eps=1e-20,
+        collapse="carried",
+    ),
+)
+
+_BY_NAME = {recipe.name: recipe for recipe in (*_RECIPES, *_CONSTRAINED, *_BEYOND_ONE_LAYOUT)}
 
 
 def names() -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from streammix.lab.train import train
 def trained(tiny, tmp_path):
     """Train a connection in its own folder, which is returned."""
 
-    def run(connection: str, streams: int = 4) -> Path:
+    def run(connection: str, streams: int | None = None) -> Path:
         folder = tmp_path / connection
         config = Config(**tiny | {"connection": connection, "streams": streams, "steps": 4})
         train(config, folder, console=Console(quiet=True))
@@ -38,7 +38,7 @@ def test_numbers_are_the_models(trained):
     run = trained("hc-static")
     said = seen(run)
     model, _ = load_model(run)
-    pre, _, res = model.sites[0].coefficients(torch.zeros(1, 4, 16))
+    pre, _, res = model.stack.sites[0].coefficients(torch.zeros(1, 4, 16))
     lines = said.splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith("1  "))
     assert "".join(f"{short(value):>4}" for value in pre[0].tolist()) in lines[first]
@@ -46,7 +46,7 @@ def test_numbers_are_the_models(trained):
         assert "".join(f"{short(value):>4}" for value in row) in lines[first + 1 + i]
         assert "".join(f"{0:>5}" for _ in row) in lines[first + 1 + i]  # static: no spread over tokens
     drifts = [float(line.split()[-1]) for line in lines if " drift " in line]
-    states = [site.coefficients(torch.zeros(1, 4, 16))[2][0] for site in model.sites]
+    states = [site.coefficients(torch.zeros(1, 4, 16))[2][0] for site in model.stack.sites]
     expected = [torch.linalg.matrix_norm(state - torch.eye(4)).item() for state in states]
     assert drifts == pytest.approx(expected, rel=0.06)  # two digits are shown
     assert "Composite gain by depth" in said
@@ -72,6 +72,22 @@ def test_a_plain_residual_has_nothing_to_inspect(trained, tmp_path):
     with pytest.raises(LabError, match="residual model has no maps"):
         seen(run, tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize(("connection", "said"), [("frac", "frac connections"), ("xhc", "sparse connections")])
+def test_other_layouts_say_that_there_is_nothing_to_inspect(trained, tmp_path, connection, said):
+    run = trained(connection)
+    lines = seen(run).splitlines()
+    assert len(lines) == 1
+    assert f"no read, write or mix maps to inspect; the maps of {said}" in lines[0]
+    with pytest.raises(LabError, match=f"is not written: the maps of {said}"):
+        seen(run, tmp_path / "page.html")
+
+
+def test_single_pass_wiring_is_inspected_as_others_are(trained):
+    said = seen(trained("deepseek-v4.1"))
+    assert "Composite gain by depth" in said
+    assert "reads  1.0 of 4" in said  # the first site reads stream 0 alone
 
 
 def test_a_page_of_one_model(trained, tmp_path):

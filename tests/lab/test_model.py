@@ -8,10 +8,12 @@ import torch.nn.functional as F
 
 from streammix.lab import data, optim
 from streammix.lab.config import Config, connections
+from streammix.lab.errors import LabError
 from streammix.lab.model import GPT, rotate, rotations
 from streammix.lab.train import train_step
 
-IDENTITY_AT_START = ["hc", "hc-static", "mhc", "mhc-sinkhorn", "ihc"]
+IDENTITY_AT_START = ["hc", "hc-static", "mhc", "mhc-sinkhorn", "ihc", "temper"]
+OTHER_LAYOUTS = ["frac", "ghc", "dghc", "xhc"]
 SMALL = {"dim": 32, "layers": 3, "heads": 2, "context": 24, "batch": 4, "steps": 20, "warmup": 2}
 
 
@@ -43,7 +45,13 @@ def test_new_model_equals_the_plain_residual_one(connection: str, streams: int) 
     assert (plain - joined).abs().amax() <= 1e-5
 
 
-@pytest.mark.parametrize("connection", IDENTITY_AT_START)
+@pytest.mark.parametrize("connection", OTHER_LAYOUTS)
+def test_new_model_of_another_layout_equals_it_too(connection: str) -> None:
+    tokens = some_tokens()
+    assert (build("residual")(tokens) - build(connection)(tokens)).abs().amax() <= 1e-5
+
+
+@pytest.mark.parametrize("connection", IDENTITY_AT_START + OTHER_LAYOUTS)
 def test_branches_matter_from_the_start(connection: str) -> None:
     """With branches that wrote nothing, equality at the start would be empty."""
     model, tokens = build(connection), some_tokens()
@@ -64,8 +72,10 @@ def test_streams_differ_after_training(connection: str, text: Path) -> None:
     losses = [train_step(model, optimizer, corpus, config, s, torch.device("cpu"))[0] for s in range(1, 21)]
     assert losses[-1] < losses[0] - 1
     states = model.states(some_tokens())
-    assert states.shape == (4, 24, 4, 32)
-    for i in range(4):
+    streams = model.streams
+    assert states.shape[:3] == (4, 24, streams)
+    assert states.shape[3] == (8 if connection in ("frac", "ghc", "dghc") else 32)
+    for i in range(streams):
         for j in range(i):
             difference = (states[..., i, :] - states[..., j, :]).norm() / states[..., i, :].norm()
             assert difference > 1e-3, (i, j, difference)
@@ -78,6 +88,13 @@ def test_plain_weights_do_not_depend_on_the_connection() -> None:
         shared = {name: value for name, value in model.state_dict().items() if not model.is_connection(name)}
         assert shared.keys() == plain.keys()
         assert all(value.equal(plain[name]) for name, value in shared.items())
+
+
+def test_streams_are_the_recipe_s_unless_told() -> None:
+    assert [build(name).streams for name in ("residual", "mhc", "xhc", "dghc")] == [1, 4, 16, 8]
+    assert build("xhc", streams=6).streams == 6
+    with pytest.raises(LabError, match=r"connection ohc: streams: got 3"):
+        build("ohc", streams=3)
 
 
 def test_every_weight_depends_on_the_seed_and_on_nothing_else() -> None:

@@ -33,5 +33,5 @@ def test_decay_spares_vectors_and_static_connections() -> None:
     spared = {names[id(parameter)] for parameter in free["params"]}
     assert spared == {
         "norm.weight",
-        *(f"sites.{i}.{name}" for i in (0, 1) for name in ("branch.norm.weight", "logits.bias", "logits.gate")),
+        *(f"stack.sites.{i}.{name}" for i in (0, 1) for name in ("branch.norm.weight", "logits.bias", "logits.gate")),
     }

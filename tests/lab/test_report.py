@@ -161,12 +161,12 @@ def test_the_gains_are_those_of_the_trained_models(finished, whole):
         tokens, _ = next(data.val_batches(data.load(config.text), one_batch))
         product, gains = None, []
         # Walk the sites by hand: P = H_l ... H_1 for each token.
-        states = [model.embed(tokens)[..., None, :].expand(-1, -1, config.streams, -1).contiguous()]
-        for site in model.sites:
+        states = [model.embed(tokens)[..., None, :].expand(-1, -1, model.streams, -1).contiguous()]
+        for site in model.stack.sites:
             site.register_forward_hook(lambda _, args, out, kept=states: kept.append(out.detach()))
         with torch.no_grad():
             model(tokens)
-            for site, state in zip(model.sites, states):
+            for site, state in zip(model.stack.sites, states):
                 mix = site.coefficients(state)[2]
                 product = mix if product is None else torch.einsum("btij,btjk->btik", mix, product)
                 gains.append(product.sum(-1).abs().amax(-1).mean().item())
@@ -174,6 +174,20 @@ def test_the_gains_are_those_of_the_trained_models(finished, whole):
         assert drawn["x"] == [1, 2, 3, 4]
         assert drawn["y"] == pytest.approx(gains, rel=1e-5)
     assert trace(whole.figure("Marginal error of the mixing matrices"), "ihc")["text"] == ["exactly 0"] * 4
+
+
+def test_other_layouts_are_in_the_curves_and_say_why_not_in_the_maps(tiny, tmp_path):
+    names = ("residual", "mhc", "xhc", "deepseek-v4.1")
+    for name in names:
+        train(Config(**tiny | {"connection": name}), tmp_path / "runs" / name)
+    page = Page(write_report(tmp_path / "runs"))
+    drawn = [one.get("name") for one in page.figure("Validation loss")["data"]]
+    assert set(names) <= set(drawn)
+    assert "xhc: the maps of sparse connections" in page.text
+    assert "residual: the maps" not in page.text
+    shown = {one.get("name") for one in page.figure("Forward gain by depth")["data"]}
+    assert {"mhc", "deepseek-v4.1"} <= shown
+    assert "xhc" not in shown
 
 
 def test_maps_show_every_site_of_every_hyper_connection(finished, whole):

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 import streammix as sm
 
-RECIPES = sm.recipes.names()
+RECIPES = [name for name in sm.recipes.names() if sm.recipes.get(name).connection == "hyper"]
 IDENTITY_STARTS = [name for name in RECIPES if sm.recipes.get(name).start == "identity"]
 
 
@@ -304,6 +304,7 @@ def test_a_branch_must_be_callable():
         ("jpmhc-grassmann", 8 * (4 * 768 + 1) + 2 + 4 * 2),
         ("jpmhc-sinkhorn", (16 + 8) * (4 * 768 + 1) + 3),
         ("perm-mix", (6 + 8) * (4 * 768 + 1) + 3),
+        ("temper", 2 * (3 * 4 + 3 * 768 + 4 * 4) + 24 + 3),
     ],
 )
 def test_parameter_counts(recipe, expected):

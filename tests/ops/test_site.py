@@ -92,10 +92,11 @@ def test_a_token_does_not_depend_on_its_batch(dtype, seed):
     s = Site((41,), 4, 70, 16, dtype)
     arguments = (*s.parameters, 0.0, EPS, *CODES)
     whole = native.write_site_read(*s.write, *arguments)
-    for t in range(41):
-        alone = native.write_site_read(*(part[t : t + 1] for part in s.write), *arguments)
-        for a, b in zip(alone, whole, strict=True):
-            torch.testing.assert_close(a[0], b[t], rtol=0, atol=0)
+    for begin, end in itertools.combinations(range(42), 2):
+        part = native.write_site_read(*(t[begin:end] for t in s.write), *arguments)
+        exact = end - begin >= 16  # fewer tokens are summed in another order
+        for a, b in zip(part, whole, strict=True):
+            torch.testing.assert_close(a, b[begin:end], rtol=0, atol=0 if exact else 4 * TOLERANCE[dtype])
 
 
 @needs_native

@@ -5,7 +5,7 @@
 //                               dv = phi' q + a v        dphi += q v'        dscale += dlogits o P        dbias += dlogits
 //
 // phi has a row for each logit: few rows, long ones. Many tokens are multiplied by a copy of it in the order of its use (packing.h), in
-// tiles that fill the registers; every (token, row) sum runs in an order of its own, so that no token's result depends on the others.
+// tiles that fill the registers; every (token, row) sum runs in an order of its own, the same in every batch of `many_tokens` or more.
 #pragma once
 
 #include <math.h>

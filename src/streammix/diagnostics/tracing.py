@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..layers import HyperConnection
+from ..layers import GeneralisedConnection, HyperConnection, SparseConnection
+
+UNTRACED = (GeneralisedConnection, SparseConnection)  # FracConnection is one of the first
 
 
 @dataclass
@@ -90,6 +92,9 @@ def tokens(parts: Sequence[Tensor], ndim: int) -> Tensor:
 def trace(model: nn.Module, *, states: bool = False) -> Iterator[Trace]:
     """Record the coefficients of every HyperConnection in `model` while the block runs.
 
+    Sites of a Stack with single-pass wiring are such too; what is recorded as `pre` is what a site reads with. Those
+    of fractions, segments and sparse updates are not: they have no n weights to read with, or no H_res of all streams.
+
         with sm.diagnostics.trace(model) as trace:
             model(tokens)
         gains = sm.diagnostics.gains_by_depth(trace.res)
@@ -105,13 +110,15 @@ def trace(model: nn.Module, *, states: bool = False) -> Iterator[Trace]:
 
     Raises:
         TypeError: `model` is not a module.
-        ValueError: it holds no HyperConnection.
+        ValueError: it holds no HyperConnection; the message names other connections that it holds.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}; accepted: a torch.nn.Module")
     sites = {name: module for name, module in model.named_modules() if isinstance(module, HyperConnection)}
     if not sites:
-        raise ValueError(f"model: got a {type(model).__name__} without any; accepted: one with HyperConnections")
+        others = {type(module).__name__ for module in model.modules() if isinstance(module, UNTRACED)}
+        have = f"with {', '.join(sorted(others))} only, which mixes no n x n streams" if others else "without any"
+        raise ValueError(f"model: got a {type(model).__name__} {have}; accepted: one with HyperConnections")
 
     record = Trace()
     run = -1
@@ -138,23 +145,25 @@ def recording_connect(
     """`site.connect`, through which every use of a site goes, with a note of each call in `record`."""
     original = site.connect
 
-    def connect(x: Tensor) -> Any:
+    def connect(x: Tensor, *carried: Tensor) -> Any:
         if in_backward():
-            return original(x)
+            return original(x, *carried)
         with torch.no_grad():
             pre, post, res = site.coefficients(x)
-        visit = Visit(name, run(), pre.detach(), post.detach(), res.detach())
+        (read_with,) = carried or (pre,)
+        visit = Visit(name, run(), read_with.detach(), post.detach(), res.detach())
         record.visits.append(visit)
-        u, finish = original(x)
+        u, finish = original(x, *carried)
         return u, finish_and_keep(visit, finish) if states else finish
 
     return connect
 
 
-def finish_and_keep(visit: Visit, finish: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    def finished(y: Tensor) -> Tensor:
+def finish_and_keep(visit: Visit, finish: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    def finished(y: Tensor) -> Any:
         out = finish(y)
-        visit.state = out.detach().clone()  # a later in-place operation must not change the record
+        state = out[0] if isinstance(out, tuple) else out
+        visit.state = state.detach().clone()  # a later in-place operation must not change the record
         return out
 
     return finished

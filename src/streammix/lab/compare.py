@@ -22,11 +22,15 @@ DEFAULT = (RESIDUAL, "hc", "mhc", "mhc-sinkhorn", "ihc")
 NAME = "compare.json"
 
 
-def compare(config: Config, connections: Sequence[str], out: Path, *, fresh: bool = False) -> dict[str, Any]:
+def compare(
+    config: Config, connections: Sequence[str], out: Path, *, fresh: bool = False, keep_going: bool = False
+) -> dict[str, Any]:
     """Train `config` once with each connection, in OUT/CONNECTION, and return what OUT/compare.json holds.
 
     Runs that are there already are not repeated, and interrupted ones go on, unless `fresh`. Each run has a process
     of its own, one after the other, so that its speed and peak memory are its own.
+
+    With `keep_going` a run that fails does not end the comparison: "failed" holds its name and why.
 
     Raises:
         LabError: OUT holds something else than this comparison, or a run failed (its message says why).
@@ -42,13 +46,25 @@ def compare(config: Config, connections: Sequence[str], out: Path, *, fresh: boo
     result: dict[str, Any] = {"config": settings, "data": corpus.describe(), "bigram_val_loss": baseline, "runs": {}}
     for one in configs:
         result["runs"][one.connection] = finished(out / one.connection)
+    failed: dict[str, str] = {}
     for one in configs:
         if result["runs"][one.connection] is None:
-            write_json(out / NAME, result | {"runs": {k: v for k, v in result["runs"].items() if v is not None}})
-            run_in_own_process(one, out / one.connection)
+            write_json(out / NAME, result | {"runs": done(result)})
+            try:
+                run_in_own_process(one, out / one.connection)
+            except LabError as error:
+                if not keep_going:
+                    raise
+                failed[one.connection] = str(error)
             result["runs"][one.connection] = finished(out / one.connection)
+    result |= {"runs": done(result)} | ({"failed": failed} if failed else {})
     write_json(out / NAME, result)
     return result
+
+
+def done(result: dict[str, Any]) -> dict[str, Any]:
+    """The runs that have ended."""
+    return {name: summary for name, summary in result["runs"].items() if summary is not None}
 
 
 def prepare_folder(out: Path, config: Config, configs: Sequence[Config], corpus: data.Corpus, fresh: bool) -> None:

@@ -28,7 +28,7 @@ class Config:
 
     text: tuple[str, ...] = ()
     connection: str = setting("mhc", "Model", f"How blocks are joined: {RESIDUAL}, {', '.join(recipes.names())}.")
-    streams: int = setting(4, "Model", "Parallel residual streams n (a plain residual has one).")
+    streams: int | None = setting(None, "Model", "Parallel streams n; if not given, as many as the recipe has.")
     dim: int = setting(128, "Model", "Width C of one stream.")
     layers: int = setting(4, "Model", "Transformer blocks; each has two sites, attention and MLP.")
     heads: int = setting(4, "Model", "Attention heads.")
@@ -49,9 +49,9 @@ class Config:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if field.type in (int, float) and field.name != "seed":
+            value = getattr(self, field.name)
+            if field.type in (int, float, int | None) and value is not None and field.name != "seed":
                 lowest = 1 if field.name in AT_LEAST_ONE else 0
-                value = getattr(self, field.name)
                 if not lowest <= value < float("inf"):
                     raise LabError(f"{option(field.name)} is {value}; accepted: a number from {lowest} up")
         if self.lr == 0 or self.clip == 0:
@@ -84,7 +84,7 @@ class Config:
             value = getattr(self, field.name)
             if field.type is bool:
                 words.append(option(field.name) if value else option(f"no-{field.name}"))
-            elif field.name != "text":
+            elif field.name != "text" and value is not None:
                 words += [option(field.name), str(value)]
         return [*words, "--", *self.text]
 
@@ -97,6 +97,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "demo": {},
     "smoke": {"dim": 32, "layers": 2, "heads": 2, "context": 64, "steps": 40, "warmup": 5}
     | {"eval_every": 10, "checkpoint_every": 20},
+    "sweep": {"steps": 200, "eval_every": 50},
 }
 
 

@@ -10,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from streammix.lab.config import RESIDUAL, Config
+from streammix.lab.config import Config
 from streammix.lab.errors import LabError
 from streammix.lab.files import replace_file
 from streammix.lab.plots_style import Palette
 from streammix.lab.report import map_sections
-from streammix.lab.report_maps import Maps, SiteMaps, measure_checkpoint
+from streammix.lab.report_maps import Maps, SiteMaps, measure_checkpoint, unmapped
 from streammix.lab.report_page import page
 from streammix.lab.report_tiles import short
 
@@ -42,9 +42,9 @@ def inspect_checkpoint(path: Path, out: Path | None = None, console: Console | N
     console = console or Console()
     config, maps = measure_checkpoint(path)
     if maps is None:
-        say(console, f"{path}: a plain {RESIDUAL} model; it has no read, write or mix maps to inspect.")
+        say(console, f"{path}: no read, write or mix maps to inspect; {unmapped(config.connection)}.")
         if out is not None:
-            raise LabError(f"{out} is not written: a plain {RESIDUAL} model has no maps")
+            raise LabError(f"{out} is not written: {unmapped(config.connection)}")
         return
 
     title = f"{config.connection}, {maps.streams} streams, on {maps.tokens:,} bytes of held-out text"

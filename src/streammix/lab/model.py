@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 import streammix as sm
 from streammix.lab.config import RESIDUAL, Config
 from streammix.lab.data import VOCABULARY
+from streammix.lab.errors import LabError
 
 Rotation = tuple[Float[Tensor, "time half"], Float[Tensor, "time half"]]
 
@@ -63,6 +65,21 @@ class Residual(nn.Module):
         return x + self.branch(x, *args)
 
 
+class PlainStack(nn.Module):
+    """The plain residual network, in the form of sm.Stack."""
+
+    def __init__(self, branches: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.sites = nn.ModuleList(map(Residual, branches))
+
+    def forward(self, x: Float[Tensor, "*batch dim"], *args: Any) -> Float[Tensor, "*batch dim"]:
+        for site in self.sites:
+            x = site(x, *args)
+        return x
+
+    states = forward
+
+
 class GPT(nn.Module):
     """Bytes (batch, time) to logits (batch, time, 256).
 
@@ -73,7 +90,6 @@ class GPT(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.streams = None if config.connection == RESIDUAL else config.streams
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)  # for recipes that start from random numbers
             self.build(config)
@@ -83,23 +99,28 @@ class GPT(nn.Module):
         dim = config.dim
         branches = [branch for _ in range(config.layers) for branch in (Attention(dim, config.heads), MLP(dim))]
         self.embed = nn.Embedding(VOCABULARY, dim)
-        if self.streams is None:
-            self.sites = nn.ModuleList(map(Residual, branches))
-            self.collapse: nn.Module = nn.Identity()
+        self.stack: PlainStack | sm.Stack
+        if config.connection == RESIDUAL:
+            self.stack = PlainStack(branches)
         else:
-            recipe = sm.recipes.get(config.connection)
-            self.sites = nn.ModuleList(
-                sm.HyperConnection(branch, dim, self.streams, recipe, site) for site, branch in enumerate(branches)
-            )
-            self.collapse = sm.Collapse(dim, self.streams, recipe.collapse)
+            try:
+                self.stack = sm.Stack(branches, dim, config.streams, config.connection)
+            except ValueError as error:  # a number of streams, or a width, that this recipe can't take
+                raise LabError(f"connection {config.connection}: {error}") from None
         self.norm = RMSNorm(dim)
         self.head = nn.Linear(dim, VOCABULARY, bias=False)
 
+    @property
+    def streams(self) -> int:
+        """Parallel residual streams (fractions, segments); one in a plain residual network."""
+        return self.stack.streams if isinstance(self.stack, sm.Stack) else 1
+
     def reset_parameters(self) -> None:
         """Draw the embedding from N(0, 1) and a matrix from N(0, 1/inputs), smaller where it ends a branch."""
-        depth = len(self.sites)
+        depth = len(self.stack.sites)
         for name, parameter in self.named_parameters():
             if not self.is_connection(name) and parameter.ndim == 2:
+                name = name.removeprefix("stack.")
                 match name.split("."):
                     case ["embed", *_]:
                         scale = 1.0
@@ -114,20 +135,17 @@ class GPT(nn.Module):
     @staticmethod
     def is_connection(name: str) -> bool:
         """Whether a parameter of this name belongs to the connections rather than to the plain model."""
-        return name.startswith(("sites.", "collapse.")) and ".branch." not in name
+        return name.startswith("stack.") and ".branch." not in name
 
     def forward(self, tokens: Int64[Tensor, "batch time"]) -> Float[Tensor, "batch time vocabulary"]:
-        return self.head(self.norm(self.collapse(self.states(tokens))))
+        return self.head(self.norm(self.stack(self.embed(tokens), self.rotation(tokens))))
 
     def states(self, tokens: Int64[Tensor, "batch time"]) -> Float[Tensor, "batch time *streams dim"]:
-        """The residual state after the last site: (batch, time, n, C), or (batch, time, C) for plain residuals."""
-        rotation = rotations(tokens.shape[1], self.config.dim // self.config.heads, tokens.device)
-        x = self.embed(tokens)
-        if self.streams is not None:
-            x = sm.expand(x, self.streams)
-        for site in self.sites:
-            x = site(x, rotation)
-        return x
+        """The residual state after the last site: (batch, time, n, width), or (batch, time, C) for plain residuals."""
+        return self.stack.states(self.embed(tokens), self.rotation(tokens))
+
+    def rotation(self, tokens: Int64[Tensor, "batch time"]) -> Rotation:
+        return rotations(tokens.shape[1], self.config.dim // self.config.heads, tokens.device)
 
     def loss(self, inputs: Int64[Tensor, "batch time"], targets: Int64[Tensor, "batch time"]) -> Float[Tensor, ""]:
         """Mean cross-entropy in nats a byte, in float32."""

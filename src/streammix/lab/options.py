@@ -15,12 +15,14 @@ from streammix.lab.errors import LabError
 FIELDS = {field.name: field for field in dataclasses.fields(Config) if field.name != "text"}
 
 
-def takes_config(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def takes_config(*without: str, preset: str = "demo") -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: replace a command's `settings` argument by the text, --preset, and an option for each Config field.
 
     The command receives `settings` as a dict of what the command line sets, the preset's values included, and
-    `given`, the options that the user typed. `without` names fields that get no option.
+    `given`, the options that the user typed. `without` names fields that get no option, `preset` the default one.
     """
+
+    default_preset = preset
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command).parameters.values() if p.name not in ("settings", "given")]
@@ -42,7 +44,7 @@ def takes_config(*without: str) -> Callable[[Callable[..., None]], Callable[...,
             inspect.Parameter("ctx", KEYWORD, annotation=typer.Context),
             parameter("text", list[Path] | None, None, typer.Argument(help=TEXT_HELP, show_default=False)),
             *(p.replace(kind=KEYWORD) for p in own),
-            parameter("preset", str, "demo", typer.Option(help=PRESET_HELP)),
+            parameter("preset", str, default_preset, typer.Option(help=PRESET_HELP)),
         ]
         for field in fields:
             about = typer.Option(help=field.metadata["help"], rich_help_panel=field.metadata["panel"])

@@ -23,9 +23,10 @@ def about(comparison: Comparison) -> str:
     rows = {}
     if config:
         rows["Command"] = f"<code>{escape(command(comparison, config))}</code>"
+        streams = config.streams or "each recipe's own number of"
         rows["Model"] = (
             f"byte-level GPT, {config.layers} blocks of width {config.dim} with {config.heads} heads, "
-            f"{2 * config.layers} sites, {config.streams} streams, context {config.context} bytes"
+            f"{2 * config.layers} sites, {streams} streams, context {config.context} bytes"
         )
         precision = "bfloat16 autocast" if config.bf16 else "float32"
         rows["Training"] = (

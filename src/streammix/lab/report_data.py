@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from streammix.lab.config import Config, from_dict
+from streammix.lab.config import RESIDUAL, Config, from_dict
 from streammix.lab.errors import LabError
 from streammix.lab.files import read_json
 from streammix.lab.metrics import read_metrics
-from streammix.lab.report_maps import Maps, measure_checkpoint
+from streammix.lab.report_maps import Maps, measure_checkpoint, unmapped
 
 T = TypeVar("T")
 
@@ -98,6 +98,8 @@ def read_run(folder: Path, summary: dict[str, Any]) -> Run:
     if run.config is not None:
         measured = attempt(lambda: measure_checkpoint(folder), folder, run.notes)
         run.maps = measured[1] if measured else None
+        if measured and run.maps is None and run.config.connection != RESIDUAL:
+            run.notes.append(unmapped(run.config.connection))
     return run
 
 

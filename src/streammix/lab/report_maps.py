@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from streammix import diagnostics
+from streammix import diagnostics, recipes
 from streammix.lab import data
 from streammix.lab.checkpoint import load_model
 from streammix.lab.config import RESIDUAL, Config
@@ -42,19 +42,32 @@ class Maps:
 
 
 def measure_checkpoint(path: Path) -> tuple[Config, Maps | None]:
-    """Measure a run's newest checkpoint, or one checkpoint; a plain residual model has no Maps.
+    """Measure a run's newest checkpoint, or one checkpoint; models whose sites have no n x n H_res have no Maps.
 
     Raises:
         LabError: there is no readable checkpoint, or the text is no longer there.
     """
     model, config = load_model(path)
-    if config.connection == RESIDUAL:
+    if unmapped(config.connection):
         return config, None
     corpus = data.load(config.text)
     data.require_length(corpus, config.context)
     # One batch, spread over all of the held-out text.
     tokens, _ = next(data.val_batches(corpus, dataclasses.replace(config, eval_batches=1)))
     return config, measure_model(model, tokens)
+
+
+def unmapped(connection: str) -> str:
+    """Why models with this connection have no maps to show; empty if they have."""
+    if connection == RESIDUAL:
+        return f"a plain {RESIDUAL} model has no maps"
+    match recipes.get(connection).connection:
+        case "frac" | "generalised" as kind:
+            return f"the maps of {kind} connections, between segments of streams, are not shown"
+        case "sparse":
+            return "the maps of sparse connections, between streams that change by the token, are not shown"
+        case _:
+            return ""
 
 
 def measure_model(model: nn.Module, tokens: Int64[Tensor, "batch time"]) -> Maps:

@@ -149,7 +149,7 @@ def summarize(run: Path, model: GPT, config: Config, counters: dict[str, Any]) -
     return {
         "connection": config.connection,
         "recipe": None if config.connection == RESIDUAL else config.connection,
-        "streams": 1 if config.connection == RESIDUAL else config.streams,
+        "streams": model.streams,
         "steps": config.steps,
         "tokens": training[-1]["tokens"],
         "parameters": sum(p.numel() for p in names.values()),

@@ -1,8 +1,9 @@
 """A site: one place where a branch is attached to the streams."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -13,9 +14,10 @@ from ..functional import autocast_enabled, check_floating, read, write
 from ..manifolds import Manifold
 from ..ops import current_for
 from ..ops.site import ACTIVATION_CODES
-from ..recipes import Activation, Recipe
+from ..recipes import Activation, Connection, Recipe
 from . import initialisation
 from .coefficients import Coefficients, Flattened, PerStream, Static, full_precision, one_pass
+from .temper import CP
 
 
 class Opened(NamedTuple):
@@ -40,7 +42,7 @@ class HyperConnection(nn.Module):
             only `connect` is used.
         dim: C, the width of a stream.
         streams: n, the number of streams, >= 1.
-        recipe: a name of `streammix.recipes.names()`, or a Recipe.
+        recipe: a name of `streammix.recipes.names()`, or a Recipe; of connection "hyper" (`Stack` builds the others).
         site: index of this site in the network (a Transformer block has two); the initial read rotates with it.
         manifold: overrides the recipe's: a name of `streammix.manifolds.names()` or a Manifold for n streams.
         dynamic: False makes logits static (parameters only); True or None leaves the recipe's choice.
@@ -50,6 +52,8 @@ class HyperConnection(nn.Module):
 
     Call: site(x, *args, **kwargs) with x (..., n, C) -> (..., n, C), or (that, *extra outputs of the branch).
     """
+
+    connection: ClassVar[Connection] = "hyper"
 
     def __init__(
         self,
@@ -68,6 +72,11 @@ class HyperConnection(nn.Module):
         if branch is not None and not callable(branch):
             raise TypeError(f"branch: got {type(branch).__name__}; accepted: a module, a function or None")
         recipe = recipes.get(recipe) if isinstance(recipe, str) else recipe
+        if recipe.connection != self.connection:
+            raise ValueError(
+                f"recipe: got {recipe.name!r}, whose connection is {recipe.connection!r}; {type(self).__name__} accepts"
+                f" those with {self.connection!r}; streammix.Stack accepts all"
+            )
         self.recipe = replace(recipe, logits="static") if dynamic is False else recipe
         if dynamic and self.recipe.logits == "static":
             raise ValueError(f"dynamic: recipe {self.recipe.name!r} makes static logits; choose a dynamic recipe")
@@ -109,14 +118,18 @@ class HyperConnection(nn.Module):
         u, post, mix, *_ = current_for(x.device.type, self.streams).site_read(x, *arguments)
         return Opened(x, u, post, self._mixing(x, mix))
 
-    def _open_after(self, before: Opened, y: Tensor) -> Opened:
-        """`_open` of the streams that the branch output y leaves at the site before: the same numbers in one pass."""
+    def _open_after(self, before: Opened, y: Tensor, hooks: AbstractContextManager[Any] | None = None) -> Opened:
+        """`_open` of the streams that the branch output y leaves at the site before: the same numbers in one pass.
+
+        hooks: active around the operator that saves the streams, if it is that operator.
+        """
         x, u, post, res = before
         arguments = self._operator_arguments(x)
         if arguments is None or y.shape != u.shape or torch.promote_types(x.dtype, y.dtype) != x.dtype:
             return self._open(write(x, y, post, res))
         ops = current_for(x.device.type, self.streams)
-        state, u, post, mix, *_ = ops.write_site_read(x, y.to(x.dtype), post, res, *arguments)
+        with hooks or nullcontext():
+            state, u, post, mix, *_ = ops.write_site_read(x, y.to(x.dtype), post, res, *arguments)
         return Opened(state, u, post, self._mixing(x, mix))
 
     def _operator_arguments(self, x: Tensor) -> tuple[Any, ...] | None:
@@ -193,6 +206,8 @@ def _generator(recipe: Recipe, dim: int, streams: int, num_logits: int) -> Coeff
                     f" n^2 = {streams**2}"
                 )
             return PerStream(dim, streams, recipe.norm_eps)
+        case "cp":
+            return CP(dim, streams, num_logits, recipe.rank, recipe.norm_eps, frozen_gate=_frozen_gate(recipe))
 
 
 def _frozen_gate(recipe: Recipe) -> float | None:

@@ -41,7 +41,7 @@ def memory(
             plain = plain or row
             for kind in ("saved", "peak"):
                 known = row[kind] is not None
-                row[f"{kind}_states"] = (row[kind] - plain[kind]) / (state * len(model.sites)) if known else None
+                row[f"{kind}_states"] = (row[kind] - plain[kind]) / (state * len(model.stack.sites)) if known else None
             rows.append(row)
     return rows
 

@@ -61,7 +61,7 @@ def training_step(
         calls[OURS + EAGER] = _in_eager(calls[OURS])
         for connection in (RESIDUAL, OURS) if compile else ():
             model = gpt(connection, dim, n, layers, batch, context)
-            for site in model.sites:
+            for site in model.stack.sites:
                 site.compile(dynamic=False)
             calls[connection + COMPILED] = _step(model, tokens, targets)
         timings = interleaved(

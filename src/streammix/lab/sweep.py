@@ -1,0 +1,142 @@
+"""Train every recipe with several seeds, in one precision or two, and put mean and spread of the results in tables."""
+
+import os
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from streammix.lab.compare import compare
+from streammix.lab.config import Config, connections
+from streammix.lab.errors import LabError
+from streammix.lab.files import write_json
+
+NAME = "sweep.json"
+PRECISIONS = ("float32", "bf16")
+
+
+def sweep(
+    settings: Mapping[str, Any],
+    names: Sequence[str],
+    seeds: Sequence[str],
+    precisions: Sequence[str],
+    out: Path,
+    *,
+    fresh: bool = False,
+) -> dict[str, Any]:
+    """Compare `names` for each precision and seed in OUT/PRECISION/seed-SEED, and return what OUT/sweep.json holds.
+
+    Args:
+        settings: of every run, as Config takes them.
+        names: connections; "all" stands for every one.
+        seeds: integers, as text.
+        precisions: "float32", "bf16".
+        out: a folder.
+        fresh: delete these runs and train again.
+
+    Returns:
+        {"runs": [each run's summary, its "seed" and "precision"], "rows": [aggregate(...)],
+        "failed": {"precision/seed/connection": why}, "bigram_val_loss": {precision: nats a byte}}
+
+    Raises:
+        LabError: settings that are no Config; a folder that holds something else.
+        KeyboardInterrupt: Ctrl-C; the run under way has written a checkpoint.
+    """
+    numbers = [as_seed(seed) for seed in dict.fromkeys(seeds)]
+    for precision in precisions:
+        if precision not in PRECISIONS:
+            raise LabError(f"--precisions has {precision!r}; accepted: {', '.join(PRECISIONS)}")
+    chosen = connections() if "all" in names else tuple(dict.fromkeys(names))
+    for name in chosen:
+        Config(**settings, connection=name)  # every name is checked before any work
+    result: dict[str, Any] = {"runs": [], "failed": {}, "bigram_val_loss": {}}
+    for precision in dict.fromkeys(precisions):
+        for seed in numbers:
+            config = Config(**settings, seed=seed, bf16=precision == "bf16")
+            one = compare(config, chosen, out / precision / f"seed-{seed}", fresh=fresh, keep_going=True)
+            where = {"precision": precision, "seed": seed}
+            result["runs"] += [where | summary for summary in one["runs"].values()]
+            result["failed"] |= {f"{precision}/{seed}/{name}": why for name, why in one.get("failed", {}).items()}
+            result["bigram_val_loss"][precision] = one["bigram_val_loss"]
+            result["rows"] = aggregate(result)
+            write_json(out / NAME, result)
+    return result
+
+
+def as_seed(word: str) -> int:
+    try:
+        return int(word)
+    except ValueError:
+        raise LabError(f"--seeds has {word!r}; accepted: integers") from None
+
+
+def aggregate(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row a precision and connection, over the seeds that ended: mean, and standard deviation of two or more."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for run in result["runs"]:
+        groups.setdefault((run["precision"], run["connection"]), []).append(run)
+    rows = []
+    for (precision, connection), runs in groups.items():
+        losses = [run["val_loss"] for run in runs]
+        rows.append(
+            {
+                "precision": precision,
+                "connection": connection,
+                "seeds": len(runs),
+                "streams": runs[0]["streams"],
+                "connection_parameters": runs[0]["connection_parameters"],
+                "val_loss": statistics.fmean(losses),
+                "val_loss_spread": statistics.stdev(losses) if len(losses) > 1 else None,
+                "grad_norm_median": statistics.median(run["grad_norm_median"] for run in runs),
+                "grad_norm_max": max(run["grad_norm_max"] for run in runs),
+                "tokens_per_s": statistics.median(run["tokens_per_s"] for run in runs),
+                "below_bigram": max(losses) < result["bigram_val_loss"][precision],
+            }
+        )
+    return rows
+
+
+def table(result: Mapping[str, Any], precision: str) -> Table:
+    """One precision's rows for a terminal."""
+    baseline = result["bigram_val_loss"][precision]
+    title = f"{precision}: validation loss in nats a byte, mean ± standard deviation over seeds; bigram {baseline:.4f}"
+    shown = Table(title=title, title_justify="left")
+    shown.add_column("connection", no_wrap=True)
+    headings = (
+        "streams",
+        "own\nparameters",
+        "seeds",
+        "val loss",
+        "below\nbigram",
+        "grad norm\nmedian",
+        "max",
+        "tokens/s",
+    )
+    for heading in headings:
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for row in result["rows"]:
+        if row["precision"] == precision:
+            spread = row["val_loss_spread"]
+            shown.add_row(
+                row["connection"],
+                str(row["streams"]),
+                f"{row['connection_parameters']:,}",
+                str(row["seeds"]),
+                f"{row['val_loss']:.4f}" + (f" ± {spread:.4f}" if spread is not None else ""),
+                "yes" if row["below_bigram"] else "no",
+                f"{row['grad_norm_median']:.3f}",
+                f"{row['grad_norm_max']:.3f}",
+                f"{row['tokens_per_s']:,.0f}",
+            )
+    return shown
+
+
+def print_tables(result: Mapping[str, Any]) -> None:
+    # Wide enough for every column where there is no terminal to measure.
+    console = Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", 110)))
+    for precision in result["bigram_val_loss"]:
+        console.print(table(result, precision))

@@ -1,0 +1,181 @@
+"""A stack that passes over the state once between two branches equals its sites called one by one."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import streammix as sm
+from streammix.layers import deferred
+
+RECIPES = ["mhc", "mhc-sinkhorn", "ihc", "deepseek-v4", "mhc-lite", "isohc", "hc", "hc-static"]
+
+
+def stack(recipe="mhc", *, sites=5, dim=12, dtype=torch.float32, **options):
+    branches = [nn.Sequential(nn.Linear(dim, dim), nn.Tanh()) for _ in range(sites)]
+    model = sm.Stack(branches, dim, recipe=recipe, **options).to(dtype)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if ".branch." not in name:
+                p.add_(0.3 * torch.randn_like(p))
+    return model
+
+
+def one_by_one(model, x):
+    state = model.begin(x)
+    for site in model.sites:
+        state = site(state)
+    return model.end(state)
+
+
+def gradients(model, run, x):
+    x = x.clone().requires_grad_()
+    out = run(model, x)
+    names, parameters = zip(*((n, p) for n, p in model.named_parameters() if p.requires_grad))
+    grads = torch.autograd.grad(out.double().square().sum(), (x, *parameters), allow_unused=True)
+    return out, dict(zip(("x", *names), grads))
+
+
+def assert_same(model, run, reference, x, rtol):
+    out, grads = gradients(model, run, x)
+    expected_out, expected = gradients(model, reference, x)
+    assert torch.equal(out, expected_out)
+    for name, e in expected.items():
+        assert (grads[name] is None) == (e is None), name
+        if e is not None:
+            scale = max(e.abs().max().item(), 1e-3) if e.numel() else 1.0
+            torch.testing.assert_close(
+                grads[name], e, rtol=0, atol=rtol * scale, msg=lambda m, name=name: f"{name}: {m}"
+            )
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("shape", [(7, 12), (12,), (2, 3, 12), (0, 12)])
+def test_stack_equals_its_sites(recipe, shape, seed):
+    assert_same(stack(recipe), lambda m, x: m(x), one_by_one, torch.randn(shape), 1e-5)
+
+
+@pytest.mark.parametrize("recipe", ["mhc", "deepseek-v4", "isohc"])
+@pytest.mark.parametrize("every", [1, 2, 3, 5, 9, "auto"])
+@pytest.mark.parametrize("dim", [12, 4])  # dim 4: a mixing matrix has the shape of the streams
+def test_recompute_changes_nothing(recipe, every, dim, seed):
+    model = stack(recipe, dim=dim, recompute=every)
+    assert_same(model, lambda m, x: m(x), one_by_one, torch.randn(3, 4, dim), 1e-5)
+
+
+def test_recompute_in_bfloat16_streams(seed):
+    model = stack(recompute=2).to(torch.bfloat16)
+    assert_same(model, lambda m, x: m(x), one_by_one, torch.randn(9, 12).bfloat16(), 3e-2)
+
+
+def test_recompute_keeps_few_states(monkeypatch, seed):
+    made, dropped, most = [], [], 0
+
+    class Watched(deferred.KeptStates):
+        def __init__(self, *args):
+            super().__init__(*args)
+            made.append(self)
+
+        def unpack(self, packed):
+            nonlocal most
+            state = super().unpack(packed)
+            if not isinstance(packed, torch.Tensor):
+                dropped.append(packed)
+            most = max(most, len(self.rebuilt))
+            return state
+
+    monkeypatch.setattr(deferred, "KeptStates", Watched)
+    loss = stack(sites=9, recompute=3)(torch.randn(8, 12, requires_grad=True)).sum()
+    assert [list(states.kept) for states in made] == [[0, 3, 6]]
+    loss.backward()
+    assert set(dropped) == {1, 2, 4, 5, 7, 8}
+    assert most == 2
+
+
+def test_branches_run_once_with_recompute(seed):
+    calls = 0
+
+    class Counting(nn.Linear):
+        def forward(self, u):
+            nonlocal calls
+            calls += 1
+            return super().forward(u)
+
+    model = sm.Stack([Counting(6, 6) for _ in range(6)], 6, recompute=3)
+    model(torch.randn(2, 6, requires_grad=True)).sum().backward()
+    assert calls == 6
+
+
+@pytest.mark.parametrize("recompute", [None, 2])
+def test_inside_checkpoint(recompute, seed):
+    model = stack(recompute=recompute)
+    assert_same(model, lambda m, x: checkpoint(m, x, use_reentrant=False), one_by_one, torch.randn(5, 12), 1e-5)
+
+
+@pytest.mark.parametrize("recompute", [None, 2])
+def test_second_derivatives(recompute, seed):
+    model = stack(dim=3, sites=3, dtype=torch.float64, recompute=recompute)
+    assert torch.autograd.gradcheck(model, torch.randn(2, 3, dtype=torch.float64, requires_grad=True))
+    assert torch.autograd.gradgradcheck(model, torch.randn(2, 3, dtype=torch.float64, requires_grad=True))
+
+
+def test_backward_twice(seed):
+    model = stack(recompute=2)
+    x = torch.randn(4, 12, requires_grad=True)
+    loss = model(x).square().sum()
+    (first,) = torch.autograd.grad(loss, x, retain_graph=True)
+    (second,) = torch.autograd.grad(loss, x)
+    assert torch.equal(first, second)
+
+
+def test_autocast(seed):
+    model = stack()
+    x = torch.randn(6, 12)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_same(model, lambda m, x: m(x), one_by_one, x, 2e-2)
+
+
+def test_hooks_and_traces_see_every_site(seed):
+    model, seen = stack(), []
+    handle = model.sites[2].register_forward_hook(lambda *_: seen.append(1))
+    model(torch.randn(3, 12))
+    handle.remove()
+    assert seen == [1]
+    with sm.diagnostics.trace(model) as trace:
+        model(torch.randn(3, 12))
+    assert len(trace.sites()) == len(model.sites)
+
+
+def test_functional_transforms(seed):
+    model = stack(dim=4, sites=2, recompute=2)
+    x = torch.randn(3, 4)
+    grad = torch.func.grad(lambda x: model(x).square().sum())(x)
+    y = x.clone().requires_grad_()
+    torch.testing.assert_close(grad, torch.autograd.grad(model(y).square().sum(), y)[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.vmap(model)(x), model(x))
+
+
+def test_compiled(seed):
+    model = stack()
+    x = torch.randn(6, 12)
+    compiled = torch.compile(copy.deepcopy(model), backend="aot_eager", fullgraph=True)
+    out, grads = gradients(model, lambda m, x: m(x), x)
+    y = x.clone().requires_grad_()
+    compiled_out = compiled(y)
+    torch.testing.assert_close(compiled_out, out)
+    (grad,) = torch.autograd.grad(compiled_out.double().square().sum(), y)
+    torch.testing.assert_close(grad, grads["x"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [0, -1, 2.5, True, "often"])
+def test_bad_interval(bad):
+    with pytest.raises(ValueError, match="recompute"):
+        stack(recompute=bad)
+
+
+@pytest.mark.parametrize("recipe", ["hc", "hc-static", "frac"])
+def test_recompute_needs_flattened_logits(recipe):
+    with pytest.raises(ValueError, match="recompute: recipe"):
+        stack(recipe, recompute=2)
