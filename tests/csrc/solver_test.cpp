@@ -11,6 +11,7 @@
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #define SM_ISA baseline
@@ -454,12 +455,14 @@ void test_conversion(float (*decode)(uint16_t), uint16_t infinity) {
     check(isnan(decode(narrow(NAN))) && narrow(INFINITY) == infinity && narrow(-INFINITY) == (infinity | 0x8000), "16-bit store of non-finite values");
 }
 
+#include "streams_test.h"
+
 // Every instruction set runs these for every dtype and n of the corpus. Tests of new kernels go here.
 struct Check {
     void (*run)(const Kernels&, DType, int n, Random&);
     int largest;  // n
 };
-const Check checks[] = {{test_projection, 64}, {test_batches, 16}, {test_sinkhorn, 9}};
+const Check checks[] = {{test_projection, 64}, {test_batches, 16}, {test_sinkhorn, 9}, {test_streams, 9}, {test_sites, 9}};
 
 // Large n in float32 only; of the brief corpus, the sizes next to each change of path (closed form, constant n, groups of eight), and
 // all of them in float32 only.

@@ -71,7 +71,8 @@ def solver_test() -> Path:
 
 def compiled(compiler: str, source: Path, flags: list[str]) -> Path:
     version = run(compiler, "--version").stdout
-    texts = [source.read_text(), *(header.read_text() for header in sorted(SOURCES.glob("*.h")))]
+    headers = sorted([*SOURCES.glob("*.h"), *Path(__file__).parent.glob("*.h")])
+    texts = [source.read_text(), *(header.read_text() for header in headers)]
     digest = hashlib.sha256("\0".join([version, *FLAGS, *flags, *texts]).encode()).hexdigest()[:16]
     target = OBJECTS / f"{source.stem}-{digest}.o"
     if not target.exists():

@@ -15,6 +15,10 @@ namespace {
 
 constexpr int64_t elements_a_thread = 32768;  // of the state: below this, waking another thread costs more than it saves
 
+constexpr int64_t larger_than_caches = int64_t(32) << 20;  // bytes; a thread's share of a last-level cache is less
+
+bool large(const Tensor& t) { return t.numel() * static_cast<int64_t>(t.element_size()) >= larger_than_caches; }
+
 struct Tokens {
     Streams streams;
     int64_t count, lead;  // lead: dimensions before the streams'
@@ -63,10 +67,9 @@ std::tuple<Tensor, Tensor> read_backward(const Tensor& grad, const Tensor& x, co
     const Streams s = tokens.streams;
     const Tensor X = as_contiguous(x), P = tokens.coefficient(pre, "pre", {s.n}), G = tokens.state(grad, "grad", {s.C});
     Tensor dx = new_like(x), dpre = new_like(P);
-    const void *g = G.const_data_ptr(), *from = X.const_data_ptr(), *weights = P.const_data_ptr();
-    void *to = dx.mutable_data_ptr(), *to_weights = dpre.mutable_data_ptr();
+    const ReadOnlyBackward r{G.const_data_ptr(), X.const_data_ptr(), P.const_data_ptr(), dx.mutable_data_ptr(), dpre.mutable_data_ptr(), large(dx)};
     const Kernels& k = kernels();
-    for_batch(tokens.count, tokens.grain(), [&](int64_t begin, int64_t end) { k.read_backward(s, g, from, weights, to, to_weights, begin, end); });
+    for_batch(tokens.count, tokens.grain(), [&](int64_t begin, int64_t end) { k.read_backward(s, r, begin, end); });
     return {dx, dpre};
 }
 
@@ -81,7 +84,7 @@ struct Written {
           res(tokens.coefficient(res_, "res", {tokens.streams.n, tokens.streams.n})) {}
 
     Write to(Tensor& out) const {
-        return {x.const_data_ptr(), y.const_data_ptr(), post.const_data_ptr(), res.const_data_ptr(), out.mutable_data_ptr()};
+        return {x.const_data_ptr(), y.const_data_ptr(), post.const_data_ptr(), res.const_data_ptr(), out.mutable_data_ptr(), large(out)};
     }
 };
 
@@ -109,7 +112,8 @@ struct WriteGradients {
                 dx.mutable_data_ptr(),
                 dy.mutable_data_ptr(),
                 dpost.mutable_data_ptr(),
-                dres.mutable_data_ptr()};
+                dres.mutable_data_ptr(),
+                large(dx)};
     }
 };
 

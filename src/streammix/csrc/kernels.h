@@ -47,10 +47,17 @@ struct ReadBackward {
 struct Write {
     const void *x, *y, *post, *res;
     void* out;
+    bool large;  // out, as a whole, is larger than caches
 };
 struct WriteBackward {
     const void *grad, *x, *y, *post, *res;
     void *dx, *dy, *dpost, *dres;
+    bool large;  // dx, as a whole, is larger than caches
+};
+struct ReadOnlyBackward {
+    const void *du, *x, *pre;
+    void *dx, *dpre;
+    bool large;
 };
 
 // The functions over matrices work on the matrices [begin, end) of a batch: row-major n x n, one after the other, 1 <= n <= largest_n. Input
@@ -70,7 +77,7 @@ struct Kernels {
 
     // Over the tokens [begin, end): reading with given weights, and writing.
     void (*read)(Streams, const void* x, const void* pre, void* u, int64_t begin, int64_t end);
-    void (*read_backward)(Streams, const void* du, const void* x, const void* pre, void* dx, void* dpre, int64_t begin, int64_t end);
+    void (*read_backward)(Streams, ReadOnlyBackward, int64_t begin, int64_t end);
     void (*write)(Streams, Write, int64_t begin, int64_t end);
     void (*write_backward)(Streams, WriteBackward, int64_t begin, int64_t end);
 

@@ -65,12 +65,12 @@ struct Generated {
 };
 
 // ------------------------------------------------------------------------------------------------------------ forward
-template <int N, class V, class M>
+template <int N, bool past_caches, class V, class M>
 void write_range(Streams s, Write w, int64_t begin, int64_t end) {
     using F = Scalar<V>;
     const int64_t width = s.n * s.C;
     for (int64_t t = begin; t < end; ++t)
-        write_token<N, V>((const M*)w.x + t * width, (const M*)w.y + t * s.C, (const F*)w.post + t * s.n, (const F*)w.res + t * s.n * s.n,
+        write_token<N, past_caches, V>((const M*)w.x + t * width, (const M*)w.y + t * s.C, (const F*)w.post + t * s.n, (const F*)w.res + t * s.n * s.n,
                           (M*)w.out + t * width, s.n, s.C);
 }
 
@@ -108,22 +108,27 @@ void write_site_read_range(Streams s, const Write* w, Generator g, Read r, int64
     Scratch<V> sums(panel_tokens * (g.rows / lanes<V> + 1));
     for (int64_t b = begin; b < end; b += 2 * panel_tokens) {
         const int64_t e = b + 2 * panel_tokens < end ? b + 2 * panel_tokens : end;
-        if (w) write_range<N, V, M>(s, *w, b, e);
+        if (w) write_range<N, false, V, M>(s, *w, b, e);
         site_read_block<N, V, M>(s, gen, r, b, e, numbers.p, sums.p);
     }
 }
 
 // ------------------------------------------------------------------------------------------------------------ backward
-template <int N, class V, class M>
+template <int N, bool past_caches, class V, class M>
 SM_FN void write_backward_one(Streams s, WriteBackward w, const M* grad, int64_t t) {
     using F = Scalar<V>;
     const int64_t width = s.n * s.C, square = int64_t(s.n) * s.n;
-    write_token_backward<N, V>(grad, (const M*)w.x + t * width, (const M*)w.y + t * s.C, (const F*)w.post + t * s.n, (const F*)w.res + t * square,
+    write_token_backward<N, past_caches, V>(grad, (const M*)w.x + t * width, (const M*)w.y + t * s.C, (const F*)w.post + t * s.n, (const F*)w.res + t * square,
                                (M*)w.dx + t * width, (M*)w.dy + t * s.C, (F*)w.dpost + t * s.n, (F*)w.dres + t * square, s.n, s.C);
 }
+// grad: the first token's gradient of what was written
 template <int N, class V, class M>
-void write_backward_range(Streams s, WriteBackward w, int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) write_backward_one<N, V>(s, w, (const M*)w.grad + t * s.n * s.C, t);
+void write_backward_range(Streams s, WriteBackward w, const M* grad, int64_t begin, int64_t end) {
+    const int64_t width = s.n * s.C;
+    const bool past_caches = w.large && rows_are_aligned<V, M>(w.dx, s.C);
+    for (int64_t t = begin; t < end; ++t, grad += width)
+        past_caches ? write_backward_one<N, true, V>(s, w, grad, t) : write_backward_one<N, false, V>(s, w, grad, t);
+    if (past_caches) finish_stores();
 }
 
 // What the backward of a block keeps for each of its tokens
@@ -198,8 +203,7 @@ void write_site_read_backward_range(Streams s, const WriteBackward* w, Generator
         const int64_t e = b + block_tokens < end ? b + block_tokens : end;
         M* dx = w ? state.p : (M*)r.dx + b * width;
         site_read_backward_block<N, V, M>(s, gen, r, b, e, kept, dx);
-        if (w)
-            for (int64_t t = b; t < e; ++t) write_backward_one<N, V>(s, *w, (const M*)dx + (t - b) * width, t);
+        if (w) write_backward_range<N, V, M>(s, *w, dx, b, e);
     }
 }
 
@@ -256,20 +260,30 @@ inline void read_any(Streams s, const void* x, const void* pre, void* u, int64_t
             read_token<N, V>((const M*)x + t * s.n * s.C, (const Scalar<V>*)pre + t * s.n, (M*)u + t * s.C, s.n, s.C);
     });
 }
-inline void read_backward_any(Streams s, const void* du, const void* x, const void* pre, void* dx, void* dpre, int64_t begin, int64_t end) {
+inline void read_backward_any(Streams s, ReadOnlyBackward r, int64_t begin, int64_t end) {
     for_streams(s, [&]<int N, class V, class M>() {
         using F = Scalar<V>;
-        for (int64_t t = begin; t < end; ++t) {
-            const int64_t at = t * s.n * s.C;
-            read_token_backward<N, V>((const M*)du + t * s.C, (const M*)x + at, (const F*)pre + t * s.n, (M*)dx + at, (F*)dpre + t * s.n, s.n, s.C);
-        }
+        const auto run = [&]<bool past_caches>() {
+            for (int64_t t = begin; t < end; ++t) {
+                const int64_t at = t * s.n * s.C, small = t * s.n;
+                read_token_backward<N, past_caches, V>((const M*)r.du + t * s.C, (const M*)r.x + at, (const F*)r.pre + small, (M*)r.dx + at,
+                                                       (F*)r.dpre + small, s.n, s.C);
+            }
+        };
+        if (!r.large || !rows_are_aligned<V, M>(r.dx, s.C)) return run.template operator()<false>();
+        run.template operator()<true>();
+        finish_stores();
     });
 }
 inline void write_any(Streams s, Write w, int64_t begin, int64_t end) {
-    for_streams(s, [&]<int N, class V, class M>() { write_range<N, V, M>(s, w, begin, end); });
+    for_streams(s, [&]<int N, class V, class M>() {
+        if (!w.large || !rows_are_aligned<V, M>(w.out, s.C)) return write_range<N, false, V, M>(s, w, begin, end);
+        write_range<N, true, V, M>(s, w, begin, end);
+        finish_stores();
+    });
 }
 inline void write_backward_any(Streams s, WriteBackward w, int64_t begin, int64_t end) {
-    for_streams(s, [&]<int N, class V, class M>() { write_backward_range<N, V, M>(s, w, begin, end); });
+    for_streams(s, [&]<int N, class V, class M>() { write_backward_range<N, V, M>(s, w, (const M*)w.grad + begin * s.n * s.C, begin, end); });
 }
 inline void site_read_any(Streams s, Generator g, Read r, int64_t begin, int64_t end) {
     for_streams(s, [&]<int N, class V, class M>() { write_site_read_range<N, V, M>(s, nullptr, g, r, begin, end); });

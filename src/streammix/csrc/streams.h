@@ -39,6 +39,39 @@ SM_FN void store(M* p, Simd<F, W> x, All) {
         memcpy(p, &x.v, sizeof x.v);
     }
 }
+// A store past the caches, for an output that is larger than they are: a line is then written without being read first.
+template <class M, class F, int W>
+SM_FN void store_past_caches(M* p, Simd<F, W> x) {
+    [[maybe_unused]] const auto whole = [&](auto v) __attribute__((always_inline)) {
+#if defined(__AVX512F__)
+        if constexpr (sizeof v == 64) return _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v);
+#endif
+#if defined(__AVX__)
+        if constexpr (sizeof v == 32) return _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v);
+#endif
+#if defined(SM_X86)
+        if constexpr (sizeof v == 16) return _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)v);
+#endif
+        memcpy(p, &v, sizeof v);
+    };
+    if constexpr (sizeof(M) == 2)
+        whole(narrow<W>(M(), x.v));
+    else
+        whole(x.v);
+}
+// Whether rows of C numbers from p on begin where such stores may
+template <class V, class M>
+SM_FN bool rows_are_aligned(const void* p, int64_t C) {
+    constexpr uintptr_t vector = lanes<V> * sizeof(M);
+    return reinterpret_cast<uintptr_t>(p) % vector == 0 && C % lanes<V> == 0;
+}
+// What was stored past the caches is there for other threads.
+SM_FN void finish_stores() {
+#if defined(SM_X86)
+    _mm_sfence();
+#endif
+}
+
 template <class V, class M>
 SM_FN V load(const M* p, int count) {
     M padded[lanes<V>] = {};
@@ -79,6 +112,12 @@ SM_FN void spread(const F* from, V* to, int count) {
 template <int N>
 inline constexpr int square_room = N ? N * N : max_n* max_n;
 
+// The second-level cache fetches `vectors` vectors of the next token's state, of which the processor sees short rows only.
+template <class V, class M>
+SM_FN void prefetch_row(const M* state, int64_t first, int vectors) {
+    for (int i = 0; i < vectors * int(lanes<V> * sizeof(M)); i += 64) __builtin_prefetch(reinterpret_cast<const char*>(state + first) + i, 0, 2);
+}
+
 // ------------------------------------------------------------------------------------------------------------ read
 template <int N, class V, class M>
 [[gnu::noinline]] void read_token(const M* x, const Scalar<V>* pre, M* u, int n_, int64_t C) {
@@ -105,7 +144,7 @@ template <int N, class V, class M>
     SM_UNROLL for (int j = 0; j < n; ++j) dpre[j] = sum(dots[j]);
 }
 
-template <int N, class V, class M>
+template <int N, bool past_caches, class V, class M>
 [[gnu::noinline]] void read_token_backward(const M* du, const M* x, const Scalar<V>* pre, M* dx, Scalar<V>* dpre, int n_, int64_t C) {
     const int n = size<N>(n_);
     V p[room<N>], dots[room<N>];
@@ -113,16 +152,20 @@ template <int N, class V, class M>
     SM_UNROLL for (int j = 0; j < n; ++j) dots[j] = V(0);
     for_channels<V>(0, C, [&](int64_t c, auto count) __attribute__((always_inline)) {
         const V g = load<V>(du + c, count);
+        prefetch_row<V>(x + n * C, n * c, n);
         SM_UNROLL for (int j = 0; j < n; ++j) {
             dots[j] += g * load<V>(x + j * C + c, count);
-            store(dx + j * C + c, p[j] * g, count);
+            if constexpr (past_caches)
+                store_past_caches(dx + j * C + c, p[j] * g);
+            else
+                store(dx + j * C + c, p[j] * g, count);
         }
     });
     SM_UNROLL for (int j = 0; j < n; ++j) dpre[j] = sum(dots[j]);
 }
 
 // ------------------------------------------------------------------------------------------------------------ write
-template <int N, class V, class M>
+template <int N, bool past_caches, class V, class M>
 [[gnu::noinline]] void write_token(const M* x, const M* y, const Scalar<V>* post, const Scalar<V>* res, M* out, int n_, int64_t C) {
     const int n = size<N>(n_);
     V p[room<N>], h[square_room<N>];
@@ -130,17 +173,21 @@ template <int N, class V, class M>
     spread<N>(res, h, n * n);
     for_channels<V>(0, C, [&](int64_t c, auto count) __attribute__((always_inline)) {
         const V branch = load<V>(y + c, count);
+        prefetch_row<V>(x + n * C, n * c, n);
         V streams[room<N>];
         SM_UNROLL for (int j = 0; j < n; ++j) streams[j] = load<V>(x + j * C + c, count);
         SM_UNROLL for (int i = 0; i < n; ++i) {
             V s = p[i] * branch;
             SM_UNROLL for (int j = 0; j < n; ++j) s += h[i * n + j] * streams[j];
-            store(out + i * C + c, s, count);
+            if constexpr (past_caches)
+                store_past_caches(out + i * C + c, s);
+            else
+                store(out + i * C + c, s, count);
         }
     });
 }
 
-template <int N, class V, class M>
+template <int N, bool past_caches, class V, class M>
 [[gnu::noinline]] void write_token_backward(const M* grad, const M* x, const M* y, const Scalar<V>* post, const Scalar<V>* res, M* dx, M* dy,
                                             Scalar<V>* dpost, Scalar<V>* dres, int n_, int64_t C) {
     const int n = size<N>(n_);
@@ -151,6 +198,7 @@ template <int N, class V, class M>
     SM_UNROLL16 for (int i = 0; i < n * n; ++i) dh[i] = V(0);
     for_channels<V>(0, C, [&](int64_t c, auto count) __attribute__((always_inline)) {
         const V branch = load<V>(y + c, count);
+        prefetch_row<V>(x + n * C, n * c, n);
         V g[room<N>], d = V(0);
         SM_UNROLL for (int i = 0; i < n; ++i) {
             g[i] = load<V>(grad + i * C + c, count);
@@ -165,7 +213,10 @@ template <int N, class V, class M>
                 dh[i * n + j] += g[i] * stream;
                 s += h[i * n + j] * g[i];
             }
-            store(dx + j * C + c, s, count);
+            if constexpr (past_caches)
+                store_past_caches(dx + j * C + c, s);
+            else
+                store(dx + j * C + c, s, count);
         }
     });
     SM_UNROLL for (int i = 0; i < n; ++i) dpost[i] = sum(dp[i]);

@@ -1,7 +1,7 @@
 """A site: one place where a branch is attached to the streams."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -125,26 +125,34 @@ class HyperConnection(nn.Module):
         """
         x, u, post, res = before
         arguments = self._operator_arguments(x)
-        if arguments is None or y.shape != u.shape or torch.promote_types(x.dtype, y.dtype) != x.dtype:
+        if y.dtype != x.dtype and torch.promote_types(x.dtype, y.dtype) == x.dtype:
+            y = y.to(x.dtype)
+        if arguments is None or y.shape != u.shape or y.dtype != x.dtype:
             return self._open(write(x, y, post, res))
-        ops = current_for(x.device.type, self.streams)
-        with hooks or nullcontext():
-            state, u, post, mix, *_ = ops.write_site_read(x, y.to(x.dtype), post, res, *arguments)
+        write_site_read = current_for(x.device.type, self.streams).write_site_read
+        if hooks is None:
+            state, u, post, mix, *_ = write_site_read(x, y, post, res, *arguments)
+        else:
+            with hooks:
+                state, u, post, mix, *_ = write_site_read(x, y, post, res, *arguments)
         return Opened(state, u, post, self._mixing(x, mix))
 
     def _operator_arguments(self, x: Tensor) -> tuple[Any, ...] | None:
         """What the operators on whole sites take after the state; None where they do not serve this site or state."""
-        logits, recipe = self.logits, self.recipe
+        logits = self.logits
         if type(logits) is not Flattened or logits._forward_hooks or logits._forward_pre_hooks:
             return None
-        dtype = torch.promote_types(logits.weight.dtype, x.dtype)
+        weight, gate, bias = logits.weight, logits.gate, logits.bias
+        dtype = weight.dtype
+        if dtype != x.dtype:
+            dtype = torch.promote_types(dtype, x.dtype)
         if not one_pass(x, dtype):
             return None
-        parameters: tuple[Tensor, ...] = (logits.weight, logits.gate, logits.bias)
-        if logits.weight.dtype != dtype:
-            parameters = tuple(p.to(dtype) for p in parameters)
+        if dtype != weight.dtype:
+            weight, gate, bias = weight.to(dtype), gate.to(dtype), bias.to(dtype)
+        recipe = self.recipe
         activations = ACTIVATION_CODES[recipe.read], ACTIVATION_CODES[recipe.write]
-        return *parameters, logits.frozen_gate or 0.0, logits.norm_eps, *activations, recipe.read_eps
+        return weight, gate, bias, logits.frozen_gate or 0.0, logits.norm_eps, *activations, recipe.read_eps
 
     def _mixing(self, x: Tensor, logits: Tensor) -> Tensor:
         if not autocast_enabled(x):

@@ -86,7 +86,8 @@ class Manifold(AtLeastFloat32):
     def _square(self, logits: Tensor) -> Tensor:
         """Logits as n x n matrices, row-major, for the sets that use n^2 of them."""
         self._check(logits)
-        return logits.unflatten(-1, (self.streams, self.streams))
+        n = self.streams
+        return logits.reshape(*logits.shape[:-1], n, n)
 
     def _wide(self, logits: Tensor) -> Tensor:
         """The logits, checked, in float32 at least; all of a matrix's NaN if one of them is not finite."""

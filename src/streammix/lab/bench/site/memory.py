@@ -6,11 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from streammix import Stack
 from streammix.lab.bench import peak
 from streammix.lab.config import RESIDUAL
 from streammix.lab.model import GPT
 
 from .models import OURS, gpt, text
+
+RECOMPUTED = ", recompute"  # states kept at the papers' interval only; see `streammix.Stack`
 
 
 def memory(
@@ -33,10 +36,13 @@ def memory(
     for dim in dims:
         state = tokens.numel() * n * dim * 4
         plain: dict[str, Any] = {}
-        for connection in (RESIDUAL, OURS):
-            progress(f"dim {dim}, {connection}")
+        for connection, recompute in ((RESIDUAL, False), (OURS, False), (OURS, True)):
+            name = connection + RECOMPUTED * recompute
+            progress(f"dim {dim}, {name}")
             model = gpt(connection, dim, n, layers, batch, context)
-            row: dict[str, Any] = {"dim": dim, "n": n, "layers": layers, "tokens": tokens.numel(), "model": connection}
+            if isinstance(model.stack, Stack):
+                model.stack.recompute = "auto" if recompute else None
+            row: dict[str, Any] = {"dim": dim, "n": n, "layers": layers, "tokens": tokens.numel(), "model": name}
             row |= {"saved": saved(model, tokens, targets), "peak": _peak(model, tokens, targets), "state": state}
             plain = plain or row
             for kind in ("saved", "peak"):
@@ -47,7 +53,10 @@ def memory(
 
 
 def saved(model: GPT, tokens: Tensor, targets: Tensor) -> int:
-    """Bytes of the storages kept for the backward pass of the loss, parameters left out; leaves gradients behind."""
+    """Bytes of the storages kept for the backward pass of the loss, parameters left out; leaves gradients behind.
+
+    With recomputation the states that operators save pass by the hooks that count here: those it keeps are not counted.
+    """
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}  # held, so that no two share an address
 
