@@ -148,11 +148,12 @@ class HyperConnection(nn.Module):
             dtype = torch.promote_types(dtype, x.dtype)
         if not one_pass(x, dtype):
             return None
+        parameters: tuple[Tensor, ...] = (weight, gate, bias)
         if dtype != weight.dtype:
-            weight, gate, bias = weight.to(dtype), gate.to(dtype), bias.to(dtype)
+            parameters = tuple(p.to(dtype) for p in parameters)
         recipe = self.recipe
         activations = ACTIVATION_CODES[recipe.read], ACTIVATION_CODES[recipe.write]
-        return weight, gate, bias, logits.frozen_gate or 0.0, logits.norm_eps, *activations, recipe.read_eps
+        return *parameters, logits.frozen_gate or 0.0, logits.norm_eps, *activations, recipe.read_eps
 
     def _mixing(self, x: Tensor, logits: Tensor) -> Tensor:
         if not autocast_enabled(x):
