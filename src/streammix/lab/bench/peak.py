@@ -1,4 +1,4 @@
-"""Peak memory of a call, read from the operating system."""
+"""Memory of a call, read from the operating system and the allocator."""
 
 import ctypes
 from collections.abc import Callable
@@ -11,6 +11,25 @@ RESET_PEAK = "5"  # proc(5): resets VmHWM to the current size
 def available() -> bool:
     """Whether the operating system tells: Linux only."""
     return CLEAR.exists()
+
+
+class _Mallinfo(ctypes.Structure):
+    """glibc's struct mallinfo2."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    )
+
+
+def allocated() -> int | None:
+    """Bytes that the allocator has given out and not got back; None where it does not tell (glibc does)."""
+    mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if mallinfo is None:
+        return None
+    mallinfo.restype = _Mallinfo
+    info = mallinfo()
+    return info.uordblks + info.hblkhd
 
 
 def growth(call: Callable[[], object]) -> int:

@@ -13,6 +13,7 @@ from streammix.lab.model import GPT
 
 from .models import OURS, gpt, text
 
+KINDS = ("saved", "held", "peak")
 RECOMPUTED = ", recompute"  # states kept at the papers' interval only; see `streammix.Stack`
 
 
@@ -27,9 +28,11 @@ def memory(
 ) -> list[dict[str, Any]]:
     """Bytes beyond the parameters and their gradients, float32: one row a width and model.
 
-    "saved": what autograd keeps for the backward pass, every storage once. "peak": by how much the process grows at
-    most during the step, where the operating system tells (else None). "saved_states", "peak_states": what is added to
-    the plain model's, a site, in stream states (tokens x n x C numbers).
+    "saved": what autograd keeps for the backward pass, every storage once; None with recomputation, whose states pass
+    by the hooks that count. "held": what the allocator has given out in the forward pass and not got back, where it
+    tells (glibc). "peak": by how much the process grows at most during the step, freed memory that it keeps included,
+    where the operating system tells. "saved_states" and so on: what is added to the plain model's, a site, in stream
+    states (tokens x n x C numbers).
     """
     rows: list[dict[str, Any]] = []
     tokens, targets = text(batch, context)
@@ -43,9 +46,10 @@ def memory(
             if isinstance(model.stack, Stack):
                 model.stack.recompute = "auto" if recompute else None
             row: dict[str, Any] = {"dim": dim, "n": n, "layers": layers, "tokens": tokens.numel(), "model": name}
-            row |= {"saved": saved(model, tokens, targets), "peak": _peak(model, tokens, targets), "state": state}
+            row |= {"saved": None if recompute else saved(model, tokens, targets), "held": held(model, tokens, targets)}
+            row |= {"peak": _peak(model, tokens, targets), "state": state}
             plain = plain or row
-            for kind in ("saved", "peak"):
+            for kind in KINDS:
                 known = row[kind] is not None
                 row[f"{kind}_states"] = (row[kind] - plain[kind]) / (state * len(model.stack.sites)) if known else None
             rows.append(row)
@@ -53,10 +57,7 @@ def memory(
 
 
 def saved(model: GPT, tokens: Tensor, targets: Tensor) -> int:
-    """Bytes of the storages kept for the backward pass of the loss, parameters left out; leaves gradients behind.
-
-    With recomputation the states that operators save pass by the hooks that count here: those it keeps are not counted.
-    """
+    """Bytes of the storages kept for the backward pass of the loss, parameters left out; leaves gradients behind."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}  # held, so that no two share an address
 
@@ -70,6 +71,16 @@ def saved(model: GPT, tokens: Tensor, targets: Tensor) -> int:
         loss = model.loss(tokens, targets)
     loss.backward()
     return sum(storage.nbytes() for storage in kept.values())
+
+
+def held(model: GPT, tokens: Tensor, targets: Tensor) -> int | None:
+    """Bytes that a forward pass leaves allocated while its loss lives."""
+    model.loss(tokens, targets).backward()  # what torch allocates once
+    before = peak.allocated()
+    loss = model.loss(tokens, targets)
+    after = peak.allocated()
+    del loss
+    return None if before is None or after is None else after - before
 
 
 def _peak(model: GPT, tokens: Tensor, targets: Tensor) -> int | None:

@@ -6,6 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from . import one_site
+from .memory import KINDS
 from .models import OURS
 from .streams import CLONE, COPY
 
@@ -93,12 +94,13 @@ def memory_table(rows: Rows) -> Iterable[Table]:
     made = table(
         f"Activation memory of a training step, {first['layers']} layers, {first['tokens']:,} tokens, n = {first['n']},"
         " MB; one state: tokens x n x dim numbers",
-        *("dim", "model", "saved for backward", "more a site, states", "peak", "more a site, states"),
+        *("dim", "model", "saved for backward", "more a site, states", "held after forward", "more a site, states"),
+        *("peak", "more a site, states"),
     )
     for row in rows:
         cells = [
             text
-            for kind in ("saved", "peak")
+            for kind in KINDS
             for text in (
                 ("-", "-") if row[kind] is None else (f"{row[kind] / 1e6:,.1f}", f"{row[kind + '_states']:.2f}")
             )
