@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from ..functional import write
 from .hyper_connection import HyperConnection, Opened
 
+Versioned = tuple[Tensor, int]  # a tensor and the count of changes in place it had when it was saved
+
 
 def can_defer(site: nn.Module) -> bool:
     """Whether nothing watches or wraps the site: no subclass, hook, compiled call, or replaced method."""
@@ -75,15 +77,16 @@ class KeptStates:
     def __init__(self, x: Tensor, every: int) -> None:
         self.every = every
         self.kept = {0: x.detach()}
-        self.writes: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.writes: list[list[Versioned]] = []
         self.rebuilt: dict[int, Tensor] = {}
         self.index, self.address, self.shape = 0, x.data_ptr(), x.shape
         self.inputs: set[int] = set()
 
     def write(self, opened: Opened, y: Tensor) -> None:
         """Note how state `index + 1` comes from state `index`."""
-        self.writes.append((y.detach(), opened.post.detach(), opened.res.detach()))
-        self.inputs = {t.data_ptr() for t in (y, opened.post, opened.res)}
+        inputs = (y, opened.post, opened.res)
+        self.writes.append([versioned(t) for t in inputs])
+        self.inputs = {t.data_ptr() for t in inputs}
 
     def reached(self, index: int, x: Tensor) -> None:
         """Note that x is state `index`."""
@@ -94,24 +97,39 @@ class KeptStates:
     def hooks(self, makes_next: bool) -> AbstractContextManager[Any]:
         """For one call of an operator that saves the current state, and if `makes_next` the next one, its output."""
 
-        def pack(tensor: Tensor) -> Tensor | int:
+        def pack(tensor: Tensor) -> Versioned | int:
             index = self.index
             if tensor.data_ptr() != self.address:
                 if not makes_next or tensor.shape != self.shape or tensor.data_ptr() in self.inputs:
-                    return tensor
+                    return versioned(tensor)
                 index += 1
-            return tensor if index % self.every == 0 else index
+            return versioned(tensor) if index % self.every == 0 else index
 
         return torch.autograd.graph.saved_tensors_hooks(pack, self.unpack)
 
-    def unpack(self, packed: Tensor | int) -> Tensor:
-        if isinstance(packed, Tensor):
-            return packed
+    def unpack(self, packed: Versioned | int) -> Tensor:
+        if not isinstance(packed, int):
+            return unchanged(packed)
         self.rebuilt = {index: state for index, state in self.rebuilt.items() if index <= packed}
         if packed not in self.rebuilt:
             start = packed - packed % self.every
             state = self.kept[start]
             with torch.no_grad():
                 for index in range(start, packed):
-                    state = self.rebuilt[index + 1] = write(state, *self.writes[index])
+                    state = self.rebuilt[index + 1] = write(state, *map(unchanged, self.writes[index]))
         return self.rebuilt[packed]
+
+
+def versioned(tensor: Tensor) -> Versioned:
+    """Detached: an output that held its own graph would keep it alive for ever. Autograd attaches it again."""
+    return tensor.detach(), tensor._version
+
+
+def unchanged(saved: Versioned) -> Tensor:
+    """The tensor; autograd's own check of it does not reach behind hooks."""
+    tensor, version = saved
+    if tensor._version != version:
+        raise RuntimeError(
+            "a tensor that the backward pass of a Stack needs was changed in place: a branch's output, say; clone it"
+        )
+    return tensor
