@@ -1,6 +1,5 @@
 """Train every recipe with several seeds, in one precision or two, and put mean and spread of the results in tables."""
 
-import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -136,7 +135,8 @@ def table(result: Mapping[str, Any], precision: str) -> Table:
 
 
 def print_tables(result: Mapping[str, Any]) -> None:
-    # Wide enough for every column where there is no terminal to measure.
-    console = Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", 110)))
     for precision in result["bigram_val_loss"]:
-        console.print(table(result, precision))
+        made = table(result, precision)
+        # Where there is no terminal to fit into, as wide as every column needs.
+        width = None if sys.stdout.isatty() else Console(width=1000).measure(made).maximum
+        Console(width=width).print(made)
