@@ -1,7 +1,7 @@
 """Sites in a row with one pass over the state between two branches: a site's write waits for the next site's read.
 
-The numbers are those of the sites called one by one. With `every`, the backward pass finds only each `every`-th state
-kept, and rebuilds the others from the branch outputs by the writes alone; branches do not run again.
+Outputs are those of the sites called one by one, gradients to rounding. With `every`, the backward pass finds only each
+`every`-th state kept, and rebuilds the others from the branch outputs by the writes alone; branches do not run again.
 """
 
 import math

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..recipes import Recipe
 from . import initialisation
 from .coefficients import Coefficients, Flattened, Static, full_precision
-from .hyper_connection import _activate, _frozen_gate, _manifold
+from .from_recipe import activate, frozen_gate, manifold_of
 from .segments import PerSegment, combine, run_branch
 
 
@@ -52,7 +52,7 @@ class GeneralisedConnection(nn.Module):
             raise ValueError(f"dim: got {dim}; accepted with {segments} segments to a branch: multiples of {segments}")
         self.branch, self.dim, self.streams, self.recipe, self.site = branch, dim, streams, recipe, site
         self.segments, self.width = segments, dim // segments
-        self.manifold = _manifold(None, recipe, streams)
+        self.manifold = manifold_of(None, recipe, streams)
         self.logits = self._generator()
         self.reset_parameters()
 
@@ -73,7 +73,7 @@ class GeneralisedConnection(nn.Module):
             case "static":
                 return Static(sizes)
             case "flattened":
-                return Flattened(self.width, n, sizes, recipe.norm_eps, frozen_gate=_frozen_gate(recipe))
+                return Flattened(self.width, n, sizes, recipe.norm_eps, frozen_gate=frozen_gate(recipe))
             case "per-stream" if num_logits == n * n:
                 return PerSegment(self.width, n, self.segments, self.writes, self.temperature, recipe.norm_eps)
             case "per-stream":
@@ -136,11 +136,11 @@ class GeneralisedConnection(nn.Module):
         if h.ndim < 2 or h.shape[-2:] != (self.streams, self.width):
             raise ValueError(f"h: got shape {tuple(h.shape)}; accepted: (..., {self.streams}, {self.width})")
         pre, post, res = self.logits(h)
-        pre = _activate(self.recipe.read, pre) + self.recipe.read_eps
+        pre = activate(self.recipe.read, pre) + self.recipe.read_eps
         with full_precision(h):
             return (
                 pre.unflatten(-1, (self.streams, self.segments)),
-                _activate(self.recipe.write, post).unflatten(-1, (self.streams, self.writes)),
+                activate(self.recipe.write, post).unflatten(-1, (self.streams, self.writes)),
                 self.manifold(res),
             )
 

@@ -9,14 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .. import manifolds, recipes
+from .. import recipes
 from ..functional import autocast_enabled, check_floating, read, write
 from ..manifolds import Manifold
 from ..ops import current_for
 from ..ops.site import ACTIVATION_CODES
-from ..recipes import Activation, Connection, Recipe
+from ..recipes import Connection, Recipe
 from . import initialisation
 from .coefficients import Coefficients, Flattened, PerStream, Static, full_precision, one_pass
+from .from_recipe import activate, check_index, frozen_gate, manifold_of
 from .temper import CP
 
 
@@ -67,8 +68,8 @@ class HyperConnection(nn.Module):
         dynamic: bool | None = None,
     ) -> None:
         super().__init__()
-        _check_index("dim", dim, 1)
-        _check_index("site", site, 0)
+        check_index("dim", dim, 1)
+        check_index("site", site, 0)
         if branch is not None and not callable(branch):
             raise TypeError(f"branch: got {type(branch).__name__}; accepted: a module, a function or None")
         recipe = recipes.get(recipe) if isinstance(recipe, str) else recipe
@@ -82,7 +83,7 @@ class HyperConnection(nn.Module):
             raise ValueError(f"dynamic: recipe {self.recipe.name!r} makes static logits; choose a dynamic recipe")
         self.dim, self.streams, self.site = dim, streams, site
         self.branch: Callable[..., Any] | None = branch
-        self.manifold = _manifold(manifold, self.recipe, streams)
+        self.manifold = manifold_of(manifold, self.recipe, streams)
         self.logits = _generator(self.recipe, dim, streams, self.manifold.num_logits)
         self.reset_parameters()
 
@@ -172,33 +173,13 @@ class HyperConnection(nn.Module):
         """pre (..., n), post (..., n) and H_res (..., n, n) for these streams, in float32 at least."""
         self._check(x)
         pre, post, res = self.logits(x)
-        pre = _activate(self.recipe.read, pre)
+        pre = activate(self.recipe.read, pre)
         if self.recipe.read_eps:
             pre = pre + self.recipe.read_eps
-        return pre, _activate(self.recipe.write, post), self._mixing(x, res)
+        return pre, activate(self.recipe.write, post), self._mixing(x, res)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, streams={self.streams}, recipe={self.recipe.name!r}, site={self.site}"
-
-
-def _activate(activation: Activation, logits: Tensor) -> Tensor:
-    match activation:
-        case "linear":
-            return logits
-        case "sigmoid":
-            return logits.sigmoid()
-        case "twice-sigmoid":
-            return 2 * logits.sigmoid()
-
-
-def _manifold(manifold: str | Manifold | None, recipe: Recipe, streams: int) -> Manifold:
-    if manifold is None:
-        return manifolds.get(recipe.manifold, streams, **recipe.manifold_options)
-    if isinstance(manifold, str):
-        return manifolds.get(manifold, streams)
-    if manifold.streams != streams:
-        raise ValueError(f"manifold: got one for {manifold.streams} streams; accepted here: {streams} streams")
-    return manifold
 
 
 def _generator(recipe: Recipe, dim: int, streams: int, num_logits: int) -> Coefficients:
@@ -207,7 +188,7 @@ def _generator(recipe: Recipe, dim: int, streams: int, num_logits: int) -> Coeff
         case "static":
             return Static(sizes)
         case "flattened":
-            return Flattened(dim, streams, sizes, recipe.norm_eps, frozen_gate=_frozen_gate(recipe))
+            return Flattened(dim, streams, sizes, recipe.norm_eps, frozen_gate=frozen_gate(recipe))
         case "per-stream":
             if num_logits != streams**2:
                 raise ValueError(
@@ -216,13 +197,4 @@ def _generator(recipe: Recipe, dim: int, streams: int, num_logits: int) -> Coeff
                 )
             return PerStream(dim, streams, recipe.norm_eps)
         case "cp":
-            return CP(dim, streams, num_logits, recipe.rank, recipe.norm_eps, frozen_gate=_frozen_gate(recipe))
-
-
-def _frozen_gate(recipe: Recipe) -> float | None:
-    return recipe.gate if recipe.freeze_mix_gate else None
-
-
-def _check_index(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}: got {value!r}; accepted: integers >= {least}")
+            return CP(dim, streams, num_logits, recipe.rank, recipe.norm_eps, frozen_gate=frozen_gate(recipe))

@@ -13,7 +13,7 @@ from ..manifolds.precision import AtLeastFloat32, parameter_dtype
 from ..recipes import Recipe
 from . import initialisation
 from .coefficients import Coefficients, Flattened, Static, full_precision
-from .hyper_connection import _activate, _check_index, _frozen_gate, _manifold
+from .from_recipe import activate, check_index, frozen_gate, manifold_of
 from .segments import combine, run_branch
 from .temporal import TemporalBasis
 
@@ -72,8 +72,8 @@ class SparseConnection(nn.Module):
         time_axis: int = -2,
     ) -> None:
         super().__init__()
-        _check_index("active", active, 1)
-        _check_index("fixed", fixed, 0)
+        check_index("active", active, 1)
+        check_index("fixed", fixed, 0)
         if not fixed <= active <= streams:
             raise ValueError(
                 f"active: got {active} with {fixed} fixed and {streams} streams; accepted: fixed <= active <= streams"
@@ -87,14 +87,14 @@ class SparseConnection(nn.Module):
         self.branch, self.dim, self.streams, self.recipe, self.site = branch, dim, streams, recipe, site
         self.active, self.fixed = active, fixed
         self.basis = TemporalBasis(dim, temporal[site % len(temporal)], time_axis)
-        self.manifold = _manifold(None, recipe, active)
+        self.manifold = manifold_of(None, recipe, active)
         dynamic = recipe.logits == "flattened"
         self.reads: Coefficients
         self.logits: Coefficients
         sizes = (active * self.basis.size, self.manifold.num_logits)
         if dynamic:
             self.reads = Flattened(dim, streams, (streams,), recipe.norm_eps)
-            self.logits = Flattened(dim, active, sizes, recipe.norm_eps, frozen_gate=_frozen_gate(recipe))
+            self.logits = Flattened(dim, active, sizes, recipe.norm_eps, frozen_gate=frozen_gate(recipe))
         else:
             self.reads, self.logits = Static((streams,)), Static(sizes)
         self.router = Router(dim, streams, recipe.norm_eps, dynamic)
@@ -148,7 +148,7 @@ class SparseConnection(nn.Module):
     def read_weights(self, x: Float[Tensor, "*batch n C"]) -> Float[Tensor, "*batch n"]:
         """pre, in float32 at least."""
         (logits,) = self.reads(x)
-        return _activate(self.recipe.read, logits) + self.recipe.read_eps
+        return activate(self.recipe.read, logits) + self.recipe.read_eps
 
     def coefficients(
         self, active: Float[Tensor, "*batch k C"]
@@ -156,7 +156,7 @@ class SparseConnection(nn.Module):
         """post and H_res for these active streams, in float32 at least."""
         post, res = self.logits(active)
         with full_precision(active):
-            post = _activate(self.recipe.write, post).unflatten(-1, (self.active, self.basis.size))
+            post = activate(self.recipe.write, post).unflatten(-1, (self.active, self.basis.size))
             H = self.manifold(res)
             if self.manifold.guarantees.nonnegative and not self.manifold.guarantees.rows:
                 H = H / H.sum(-1, keepdim=True).clamp(min=1)

@@ -12,8 +12,9 @@ from ..functional import read
 from ..recipes import Recipe
 from . import deferred
 from .frac import FracConnection
+from .from_recipe import check_index
 from .generalised import GeneralisedConnection, Narrow, widen
-from .hyper_connection import HyperConnection, _check_index
+from .hyper_connection import HyperConnection
 from .single_pass import SinglePassConnection, first_read
 from .sparse import SparseConnection, share
 from .streams import Collapse, expand
@@ -72,12 +73,12 @@ class Stack(nn.Module):
                     f"branches: number {index} is a {type(branch).__name__}; accepted: modules and functions"
                 )
         recipe = changed(recipes.get(recipe) if isinstance(recipe, str) else recipe, manifold, dynamic)
-        _check_index("dim", dim, 1)
+        check_index("dim", dim, 1)
         streams = recipe.streams if streams is None else streams
-        _check_index("streams", streams, 1)
+        check_index("streams", streams, 1)
         if recompute is not None:
             if recompute != "auto":
-                _check_index("recompute", recompute, 1)
+                check_index("recompute", recompute, 1)
             if (recipe.connection, recipe.logits) != ("hyper", "flattened"):
                 raise ValueError(
                     f"recompute: recipe {recipe.name!r} has {recipe.connection!r} connections with {recipe.logits}"

@@ -42,6 +42,7 @@ def define(
         save: `save(ctx, inputs, output)`, as for torch.library.register_autograd.
         backward: `backward(ops, ctx, *grads)`, written with differentiable functions and with the operators of `ops`,
             so that the backward pass stays in the namespace of its forward pass and can itself be differentiated.
+        vmap: False where tensor arguments have other leading dimensions: the operator then has no vmap rule.
     """
     name = schema.partition("(")[0]
     for namespace, library in _libraries.items():

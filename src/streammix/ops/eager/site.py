@@ -100,10 +100,11 @@ def _site_read_backward(
     pre, _, _ = activated(n, P, gate, bias, *activations)
     dx, dpre = streams.read_backward(du.to(weight.dtype), x, pre)
 
-    logits = [g * p + b for g, p, b in _groups(n, P, gate, bias, mix_gate)]
-    dlogits = [dpre * SLOPES[read](logits[0]), dpost * SLOPES[write](logits[1]), dmix]
-    dgate = [(d * p).sum() for d, (_, p, _) in zip(dlogits, _groups(n, P, gate, bias, mix_gate))]
-    dP = torch.cat([g * d for d, (g, _, _) in zip(dlogits, _groups(n, P, gate, bias, mix_gate))], -1)
+    groups = _groups(n, P, gate, bias, mix_gate)
+    (read_logits, write_logits, _) = (g * p + b for g, p, b in groups)
+    dlogits = [dpre * SLOPES[read](read_logits), dpost * SLOPES[write](write_logits), dmix]
+    dgate = [(d * p).sum() for d, (_, p, _) in zip(dlogits, groups)]
+    dP = torch.cat([g * d for d, (g, _, _) in zip(dlogits, groups)], -1)
     dbias = torch.cat(dlogits, -1).flatten(0, -2).sum(0) if P.ndim > 1 else torch.cat(dlogits, -1)
 
     dx_coefficients, dweight = coefficients_backward(dP, x, weight, P, r)
