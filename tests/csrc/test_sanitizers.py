@@ -5,11 +5,13 @@ STREAMMIX_SANITIZE=long (`make sanitize`): every instruction set, more sizes, th
 larger corpus; minutes.
 """
 
+import errno
 import hashlib
 import os
 import platform
 import shutil
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -83,9 +85,21 @@ def compiled(compiler: str, source: Path, flags: list[str]) -> Path:
 
 
 def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+    done = started(*command, **environment)
     assert done.returncode == 0, f"{Path(command[0]).name} failed:\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def started(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Some file systems call a program busy for a moment after the linker has closed it: then again, for 30 seconds."""
+    patience = time.monotonic() + 30
+    while True:
+        try:
+            return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+        except OSError as error:
+            if error.errno != errno.ETXTBSY or time.monotonic() > patience:
+                raise
+            time.sleep(0.1)
 
 
 def test_fuzzed_corpus(solver_test: Path) -> None:
@@ -97,6 +111,6 @@ def test_fuzzed_corpus(solver_test: Path) -> None:
 
 
 def test_unknown_instruction_set_is_refused(solver_test: Path) -> None:
-    done = subprocess.run([solver_test, "avx1024"], capture_output=True, text=True)
+    done = started(solver_test, "avx1024")
     assert done.returncode == 1
     assert "accepted: avx512, avx2, baseline" in done.stdout

@@ -103,8 +103,8 @@ def median_grad_norm(run: Run) -> float | None:
 
 
 def tokens_per_s(run: Run) -> float | None:
-    """Over the whole run, validation and checkpoints not counted."""
+    """The median step's, as in the summary; of a run that has not ended, over the steps so far."""
     if "tokens_per_s" in run.summary:
         return float(run.summary["tokens_per_s"])
-    last = run.train[-1] if run.train else {}
-    return last["tokens"] / last["seconds"] if last.get("seconds") and "tokens" in last else None
+    rates = [record["tokens_per_s"] for record in run.train if "tokens_per_s" in record]
+    return statistics.median(rates) if rates else None

@@ -141,7 +141,11 @@ def val_loss(model: GPT, corpus: data.Corpus, config: Config, device: torch.devi
 
 
 def summarize(run: Path, model: GPT, config: Config, counters: dict[str, Any]) -> dict[str, Any]:
-    """The run in a dozen numbers. train_loss is the mean over the last twentieth of the steps."""
+    """The run in a dozen numbers.
+
+    train_loss is the mean over the last twentieth of the steps, tokens_per_s the median step's: neither the first steps
+    nor whatever else the machine did for a while count much.
+    """
     records = read_metrics(run)
     training = [record for record in records if record["kind"] == "train"]
     grad_norms = [record["grad_norm"] for record in training]
@@ -159,7 +163,7 @@ def summarize(run: Path, model: GPT, config: Config, counters: dict[str, Any]) -
         "grad_norm_median": statistics.median(grad_norms),
         "grad_norm_last": grad_norms[-1],
         "grad_norm_max": max(grad_norms),
-        "tokens_per_s": training[-1]["tokens"] / counters["seconds"],
+        "tokens_per_s": statistics.median(record["tokens_per_s"] for record in training),
         **counters,
     }
 
