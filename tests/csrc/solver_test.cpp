@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <limits>
 #include <memory>
+#include <new>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -69,13 +70,17 @@ size_t bytes(DType t) { return t == DType::float64 ? 8 : t == DType::float32 ? 4
 double eps(DType t) { return t == DType::float64 ? 2.3e-16 : t == DType::float32 ? 1.2e-7 : t == DType::float16 ? 1e-3 : 8e-3; }
 const char* name(DType t) { return t == DType::float64 ? "float64" : t == DType::float32 ? "float32" : t == DType::float16 ? "float16" : "bfloat16"; }
 
-// Exactly `count` numbers on the heap, `offset` elements past the allocator's alignment, so that the sanitizer sees every byte too far.
+struct Free {
+    void operator()(char* p) const { operator delete[](p, std::align_val_t(64)); }
+};
+
+// Exactly `count` numbers on the heap, `offset` elements past a line of the cache, so that the sanitizer sees every byte too far.
 struct Buffer {
     DType dtype;
     int64_t count;
     int offset;
-    std::unique_ptr<char[]> memory;
-    Buffer(DType t, int64_t n, int off = 0) : dtype(t), count(n), offset(off), memory(new char[(n + off) * bytes(t)]()) {}
+    std::unique_ptr<char[], Free> memory;
+    Buffer(DType t, int64_t n, int off = 0) : dtype(t), count(n), offset(off), memory(new (std::align_val_t(64)) char[(n + off) * bytes(t)]()) {}
     char* data() { return memory.get() + offset * bytes(dtype); }
     double get(int64_t i) {
         char* p = data() + i * bytes(dtype);
@@ -287,7 +292,7 @@ void test_projection(const Kernels& k, DType t, int n, Random& random) {
             const Matrix x = logits(family, n, random);
             for (int e = 0; e < nn; ++e) R.set(m * nn + e, half ? std::min(65504.0, std::max(-65504.0, x[e])) : t == DType::bfloat16 ? std::min(3.38e38, std::max(-3.38e38, x[e])) : x[e]);
         }
-        k.project(t, R.data(), T.data(), 0, per_family, n, 0);
+        k.project({t, n, random() % 2 == 0}, R.data(), T.data(), 0, per_family, 0);
         for (int m = 0; m < per_family; ++m) {
             const Matrix x = T.matrix(m, nn);
             const std::string place = where(k, t, n, "project ") + families[family];
@@ -300,7 +305,7 @@ void test_projection(const Kernels& k, DType t, int n, Random& random) {
         Buffer G(t, per_family * nn), D(t, per_family * nn);
         std::normal_distribution<double> normal;
         for (int e = 0; e < per_family * nn; ++e) G.set(e, normal(random));
-        k.project_backward(t, G.data(), T.data(), D.data(), 0, per_family, n);
+        k.project_backward({t, n, random() % 2 == 0}, G.data(), T.data(), D.data(), 0, per_family);
         const double scale = t == DType::float32 ? 1 : 1e-7;
         for (int m = 0; m < std::min(per_family, 4 * effort); ++m) {
             const Matrix x = T.matrix(m, nn), g = G.matrix(m, nn);
@@ -328,8 +333,8 @@ void test_sinkhorn(const Kernels& k, DType t, int n, Random& random) {
                     const Matrix x = logits(family, n, random);
                     for (int e = 0; e < nn; ++e) R.set(m * nn + e, std::min(6e4, x[e])), G.set(m * nn + e, normal(random));
                 }
-                k.sinkhorn(t, R.data(), M.data(), 0, count, n, rounds, Recipe(recipe));
-                k.sinkhorn_backward(t, G.data(), R.data(), D.data(), 0, count, n, rounds, Recipe(recipe));
+                k.sinkhorn({t, n, random() % 2 == 0}, R.data(), M.data(), 0, count, rounds, Recipe(recipe));
+                k.sinkhorn_backward({t, n, random() % 2 == 0}, G.data(), R.data(), D.data(), 0, count, rounds, Recipe(recipe));
                 for (int m = 0; m < count; ++m) {
                     const Matrix x = R.matrix(m, nn), g = G.matrix(m, nn);
                     const Matrix expected = reference_sinkhorn(x, n, rounds, Recipe(recipe));
@@ -355,15 +360,17 @@ void test_sinkhorn(const Kernels& k, DType t, int n, Random& random) {
             }
 }
 
-using Run = void (*)(const Kernels&, DType, Buffer& R, Buffer& G, Buffer& out, int64_t begin, int64_t end, int n);
+using Run = void (*)(const Kernels&, Matrices, Buffer& R, Buffer& G, Buffer& out, int64_t begin, int64_t end);
 const Run operations[] = {
-    [](const Kernels& k, DType t, Buffer& R, Buffer&, Buffer& out, int64_t b, int64_t e, int n) { k.project(t, R.data(), out.data(), b, e, n, 0); },
-    [](const Kernels& k, DType t, Buffer& R, Buffer& G, Buffer& out, int64_t b, int64_t e, int n) { k.project_backward(t, G.data(), R.data(), out.data(), b, e, n); },
-    [](const Kernels& k, DType t, Buffer& R, Buffer&, Buffer& out, int64_t b, int64_t e, int n) { k.sinkhorn(t, R.data(), out.data(), b, e, n, 9, Recipe::mhc); },
-    [](const Kernels& k, DType t, Buffer& R, Buffer& G, Buffer& out, int64_t b, int64_t e, int n) { k.sinkhorn_backward(t, G.data(), R.data(), out.data(), b, e, n, 9, Recipe::megatron); },
+    [](const Kernels& k, Matrices m, Buffer& R, Buffer&, Buffer& out, int64_t b, int64_t e) { k.project(m, R.data(), out.data(), b, e, 0); },
+    [](const Kernels& k, Matrices m, Buffer& R, Buffer& G, Buffer& out, int64_t b, int64_t e) { k.project_backward(m, G.data(), R.data(), out.data(), b, e); },
+    [](const Kernels& k, Matrices m, Buffer& R, Buffer&, Buffer& out, int64_t b, int64_t e) { k.sinkhorn(m, R.data(), out.data(), b, e, 9, Recipe::mhc); },
+    [](const Kernels& k, Matrices m, Buffer& R, Buffer& G, Buffer& out, int64_t b, int64_t e) {
+        k.sinkhorn_backward(m, G.data(), R.data(), out.data(), b, e, 9, Recipe::megatron);
+    },
 };
 
-// Every batch size and alignment; the same bits wherever a matrix stands; a non-finite logit poisons its own matrix, and only that
+// Every batch size and alignment, stores past the caches too; the same bits wherever a matrix stands; a non-finite logit poisons its own matrix, and only that
 void test_batches(const Kernels& k, DType t, int n, Random& random) {
     const int nn = n * n, most = n <= 8 ? 70 : 19;
     for (int operation = 0; operation < 4; ++operation) {
@@ -377,7 +384,7 @@ void test_batches(const Kernels& k, DType t, int n, Random& random) {
         for (int m = 0; m < most; ++m) {
             Buffer R(t, nn), G(t, nn), out(t, nn);
             for (int e = 0; e < nn; ++e) R.set(e, rows[m][e]), G.set(e, grads[m][e]);
-            operations[operation](k, t, R, G, out, 0, 1, n);
+            operations[operation](k, {t, n, false}, R, G, out, 0, 1);
             alone[m].assign(out.data(), nn * bytes(t));
         }
         for (int count = 0; count <= most; count += count < 4 || (n == 4 && t == DType::float32) ? 1 : corpus == Corpus::brief ? 22 : 9) {
@@ -388,8 +395,9 @@ void test_batches(const Kernels& k, DType t, int n, Random& random) {
                 for (int e = 0; e < nn; ++e) R.set(m * nn + e, rows[m][e]), G.set(m * nn + e, grads[m][e]);
             if (poisoned >= 0) R.set(poisoned * nn + random() % nn, bad[random() % 3]);
             const int64_t split = count ? random() % (count + 1) : 0;
-            operations[operation](k, t, R, G, out, 0, split, n);
-            operations[operation](k, t, R, G, out, split, count, n);
+            const Matrices batch{t, n, random() % 2 == 0};
+            operations[operation](k, batch, R, G, out, 0, split);
+            operations[operation](k, batch, R, G, out, split, count);
             for (int m = 0; m < count; ++m) {
                 const std::string place = where(k, t, n, "operation ") + std::to_string(operation) + " batch " + std::to_string(count);
                 if (m == poisoned) {
@@ -411,7 +419,7 @@ void test_tolerance(const Kernels& k) {
             const Matrix x = logits(m % 2 ? 1 : 2, 4, random);
             for (int e = 0; e < 16; ++e) R.set(m * 16 + e, x[e]);
         }
-        k.project(DType::float64, R.data(), T.data(), 0, count, 4, tol);
+        k.project({DType::float64, 4, false}, R.data(), T.data(), 0, count, tol);
         double worst = 0;
         for (int m = 0; m < count; ++m) worst = std::max(worst, marginal_error(T.matrix(m, 16), 4));
         check(worst <= tol, "tolerance " + std::to_string(tol) + " missed: " + std::to_string(worst));
@@ -429,9 +437,9 @@ void test_agreement(const std::vector<const Kernels*>& all) {
     }
     for (const Run run : {operations[0], operations[2]}) {
         Buffer first(DType::float32, count * 16), other(DType::float32, count * 16);
-        run(*all[0], DType::float32, R, R, first, 0, count, 4);
+        run(*all[0], {DType::float32, 4, false}, R, R, first, 0, count);
         for (const Kernels* k : all) {
-            run(*k, DType::float32, R, R, other, 0, count, 4);
+            run(*k, {DType::float32, 4, true}, R, R, other, 0, count);
             for (int m = 0; m < count; ++m) check(difference(first.matrix(m, 16), other.matrix(m, 16)) <= 1e-6, std::string(k->isa) + " and " + all[0]->isa + " differ");
         }
     }

@@ -1,10 +1,10 @@
 // From a batch in memory to blocks of matrices in lanes, and back.
 #pragma once
 
-#include "kernels.h"
 #include "machine.h"
 #include "project.h"
 #include "project_backward.h"
+#include "specialise.h"
 #include "sinkhorn.h"
 #include "transpose.h"
 
@@ -71,119 +71,83 @@ struct Block<0, V> {
     operator V*() { return x.p; }
 };
 
-// f(first matrix, how many) for every block of [begin, end)
-template <class V, class Function>
-SM_FN void for_each_block(int64_t begin, int64_t end, Function f) {
+// Results = f(inputs), block by block: f(x) or f(x, y) changes its last argument into the result.
+template <int N, class V, class Memory, class Function>
+SM_FN void for_each_block(Matrices m, const Memory* first, const Memory* second, Memory* out, int64_t begin, int64_t end, Function f) {
+    constexpr int known = N == 4 ? 16 : 0;
     const FlushSubnormals flush;
-    for (int64_t b = begin; b < end; b += lanes<V>) f(b, int(end - b < lanes<V> ? end - b : lanes<V>));
+    const int entries = size<N>(m.n) * size<N>(m.n);
+    const bool past_caches = m.large && rows_are_aligned<V, Memory>(out, entries);
+    Block<N, V> x(m.n), y(second ? m.n : 0);
+    for (int64_t b = begin; b < end; b += lanes<V>) {
+        const int count = int(end - b < lanes<V> ? end - b : lanes<V>);
+        const int64_t at = b * entries, next = at + lanes<V> * entries;
+        load_block<known>(first + at, count, (V*)x, entries);
+        if (second) load_block<known>(second + at, count, (V*)y, entries);
+        if (N && m.large) {  // the next block comes while this one is worked on
+            prefetch<1>(first + next, lanes<V> * entries);
+            if (second) prefetch<1>(second + next, lanes<V> * entries);
+        }
+        f((V*)x, (V*)y);
+        store_block<known>(out + at, count, second ? (V*)y : (V*)x, entries, past_caches);
+    }
+    if (past_caches) finish_stores();
 }
 
 template <int N, class V, class Memory>
-void project_range(const Memory* logits, Memory* T, int64_t begin, int64_t end, int n, double tol) {
-    const int entries = size<N>(n) * size<N>(n);
-    const auto bound = tolerance<Scalar<V>>(tol, n);
-    Block<N, V> x(n);
-    Scratch<V> work(N ? 0 : entries);
-    for_each_block<V>(begin, end, [&](int64_t b, int count) {
-        load_block<N == 4 ? 16 : 0>(logits + b * entries, count, (V*)x, entries);
-        project_block<N>((V*)x, work.p, n, bound);
-        store_block<N == 4 ? 16 : 0>(T + b * entries, count, (V*)x, entries);
-    });
+void project_range(Matrices m, const Memory* logits, Memory* T, int64_t begin, int64_t end, double tol) {
+    const auto bound = tolerance<Scalar<V>>(tol, m.n);
+    Scratch<V> work(N ? 0 : m.n * m.n);
+    for_each_block<N, V, Memory>(m, logits, nullptr, T, begin, end, [&](V* x, V*) { project_block<N>(x, work.p, m.n, bound); });
 }
 template <int N, class V, class Memory>
-void project_backward_range(const Memory* grad, const Memory* T, Memory* out, int64_t begin, int64_t end, int n) {
-    const int entries = size<N>(n) * size<N>(n);
-    Block<N, V> x(n), G(n);
-    Scratch<V> work(N ? 0 : entries);
-    for_each_block<V>(begin, end, [&](int64_t b, int count) {
-        load_block<N == 4 ? 16 : 0>(T + b * entries, count, (V*)x, entries);
-        load_block<N == 4 ? 16 : 0>(grad + b * entries, count, (V*)G, entries);
-        project_backward_block<N>((V*)x, (V*)G, work.p, n);
-        store_block<N == 4 ? 16 : 0>(out + b * entries, count, (V*)G, entries);
-    });
+void project_backward_range(Matrices m, const Memory* grad, const Memory* T, Memory* out, int64_t begin, int64_t end) {
+    Scratch<V> work(N ? 0 : m.n * m.n);
+    for_each_block<N, V>(m, T, grad, out, begin, end, [&](V* x, V* G) { project_backward_block<N>(x, G, work.p, m.n); });
 }
 template <int N, class V, class Memory>
-void sinkhorn_range(const Memory* logits, Memory* M, int64_t begin, int64_t end, int n, int rounds, Recipe recipe) {
-    const int entries = size<N>(n) * size<N>(n);
+void sinkhorn_range(Matrices m, const Memory* logits, Memory* M, int64_t begin, int64_t end, int rounds, Recipe recipe) {
     const SinkhornRule& rule = sinkhorn_rules[int(recipe)];
-    Block<N, V> x(n);
-    for_each_block<V>(begin, end, [&](int64_t b, int count) {
-        load_block<N == 4 ? 16 : 0>(logits + b * entries, count, (V*)x, entries);
-        if (rule.eps > 0 || rule.floor > 0)
-            sinkhorn_block<N, true>((V*)x, n, rounds, rule);
-        else
-            sinkhorn_block<N, false>((V*)x, n, rounds, rule);
-        store_block<N == 4 ? 16 : 0>(M + b * entries, count, (V*)x, entries);
+    const bool guarded = rule.eps > 0 || rule.floor > 0;
+    for_each_block<N, V, Memory>(m, logits, nullptr, M, begin, end, [&](V* x, V*) {
+        guarded ? sinkhorn_block<N, true>(x, m.n, rounds, rule) : sinkhorn_block<N, false>(x, m.n, rounds, rule);
     });
 }
 template <int N, class V, class Memory>
-void sinkhorn_backward_range(const Memory* grad, const Memory* logits, Memory* out, int64_t begin, int64_t end, int n, int rounds, Recipe recipe) {
-    const int entries = size<N>(n) * size<N>(n);
+void sinkhorn_backward_range(Matrices m, const Memory* grad, const Memory* logits, Memory* out, int64_t begin, int64_t end, int rounds, Recipe recipe) {
     const SinkhornRule& rule = sinkhorn_rules[int(recipe)];
-    Block<N, V> x(n), G(n);
-    Scratch<V> memory(sinkhorn_history(n, rounds));
-    const History<V> history(memory.p, n, rounds);
-    for_each_block<V>(begin, end, [&](int64_t b, int count) {
-        load_block<N == 4 ? 16 : 0>(logits + b * entries, count, (V*)x, entries);
-        load_block<N == 4 ? 16 : 0>(grad + b * entries, count, (V*)G, entries);
-        if (rule.eps > 0 || rule.floor > 0)
-            sinkhorn_backward_block<N, true>((V*)x, (V*)G, history, n, rounds, rule);
-        else
-            sinkhorn_backward_block<N, false>((V*)x, (V*)G, history, n, rounds, rule);
-        store_block<N == 4 ? 16 : 0>(out + b * entries, count, (V*)G, entries);
+    const bool guarded = rule.eps > 0 || rule.floor > 0;
+    Scratch<V> memory(sinkhorn_history(m.n, rounds));
+    const History<V> history(memory.p, m.n, rounds);
+    for_each_block<N, V>(m, logits, grad, out, begin, end, [&](V* x, V* G) {
+        guarded ? sinkhorn_backward_block<N, true>(x, G, history, m.n, rounds, rule) : sinkhorn_backward_block<N, false>(x, G, history, m.n, rounds, rule);
     });
 }
 
 // ------------------------------------------------------------------------------------------------- run-time type and size
-template <class F, class M>
-struct Types {
-    using Compute = F;
-    using Memory = M;
-};
-
-template <int... N>
-struct Sizes {};
-
-// f.operator()<N, V, Memory>() for the dtype and n at hand; N = 0 when n is not among the sizes compiled as constants
-template <int... N, class Function>
-SM_FN void specialise(Sizes<N...>, DType dtype, int n, Function f) {
-    const auto by_n = [&]<class F, class Memory>(Types<F, Memory>) {
-        const bool found = ((n == N && (f.template operator()<N, Number<F, N>, Memory>(), true)) || ...);
-        if (!found) f.template operator()<0, Number<F, 0>, Memory>();
-    };
-    switch (dtype) {
-        case DType::float32: return by_n(Types<float, float>());
-        case DType::float64: return by_n(Types<double, double>());
-        case DType::float16: return by_n(Types<float, Half>());
-        case DType::bfloat16: return by_n(Types<float, BFloat16>());
-    }
+template <class Constants, class Function>
+SM_FN void for_number(Constants constants, Matrices m, Function f) {
+    specialise(constants, m.dtype, m.n, [&]<int N, class Memory>() { f.template operator()<N, Number<Computing<Memory>, N>, Memory>(); });
 }
-// What is compiled as a constant; the sanitizers' build, which is slow to compile, does with fewer.
-#ifndef SM_PROJECTION_SIZES
-#define SM_PROJECTION_SIZES 2, 3, 4, 5, 6, 7, 8
-#endif
 using ProjectionSizes = Sizes<SM_PROJECTION_SIZES>;
-#ifndef SM_SINKHORN_SIZES
-#define SM_SINKHORN_SIZES 4
-#endif
 using SinkhornSizes = Sizes<SM_SINKHORN_SIZES>;
 
-inline void project_any(DType dtype, const void* logits, void* T, int64_t begin, int64_t end, int n, double tol) {
-    specialise(ProjectionSizes(), dtype, n, [&]<int N, class V, class M>() { project_range<N, V>((const M*)logits, (M*)T, begin, end, n, tol); });
+inline void project_any(Matrices m, const void* logits, void* T, int64_t begin, int64_t end, double tol) {
+    for_number(ProjectionSizes(), m, [&]<int N, class V, class Memory>() { project_range<N, V>(m, (const Memory*)logits, (Memory*)T, begin, end, tol); });
 }
-inline void project_backward_any(DType dtype, const void* grad, const void* T, void* out, int64_t begin, int64_t end, int n) {
-    specialise(ProjectionSizes(), dtype, n, [&]<int N, class V, class M>() {
-        project_backward_range<N, V>((const M*)grad, (const M*)T, (M*)out, begin, end, n);
+inline void project_backward_any(Matrices m, const void* grad, const void* T, void* out, int64_t begin, int64_t end) {
+    for_number(ProjectionSizes(), m, [&]<int N, class V, class Memory>() {
+        project_backward_range<N, V>(m, (const Memory*)grad, (const Memory*)T, (Memory*)out, begin, end);
     });
 }
-inline void sinkhorn_any(DType dtype, const void* logits, void* M, int64_t begin, int64_t end, int n, int rounds, Recipe recipe) {
-    specialise(SinkhornSizes(), dtype, n, [&]<int N, class V, class Mem>() {
-        sinkhorn_range<N, V>((const Mem*)logits, (Mem*)M, begin, end, n, rounds, recipe);
+inline void sinkhorn_any(Matrices m, const void* logits, void* M, int64_t begin, int64_t end, int rounds, Recipe recipe) {
+    for_number(SinkhornSizes(), m, [&]<int N, class V, class Memory>() {
+        sinkhorn_range<N, V>(m, (const Memory*)logits, (Memory*)M, begin, end, rounds, recipe);
     });
 }
-inline void sinkhorn_backward_any(DType dtype, const void* grad, const void* logits, void* out, int64_t begin, int64_t end, int n, int rounds, Recipe recipe) {
-    specialise(SinkhornSizes(), dtype, n, [&]<int N, class V, class M>() {
-        sinkhorn_backward_range<N, V>((const M*)grad, (const M*)logits, (M*)out, begin, end, n, rounds, recipe);
+inline void sinkhorn_backward_any(Matrices m, const void* grad, const void* logits, void* out, int64_t begin, int64_t end, int rounds, Recipe recipe) {
+    for_number(SinkhornSizes(), m, [&]<int N, class V, class Memory>() {
+        sinkhorn_backward_range<N, V>(m, (const Memory*)grad, (const Memory*)logits, (Memory*)out, begin, end, rounds, recipe);
     });
 }
 

@@ -11,20 +11,19 @@
 namespace streammix {
 namespace {
 
-// Matrices a thread takes at least: below this, waking another costs more than it saves.
-constexpr int64_t grain(int n, int cheap) { return 1 + cheap / (n * n * n); }
+constexpr int64_t larger_than_caches = int64_t(4) << 20;  // bytes of results; they and what they are made of take two or three times that
 
-struct Batch {
-    DType dtype;
-    int64_t count;
-    int n;
-};
-
-Batch batch_of(const Tensor& matrices) {
-    const int64_t dim = matrices.dim(), n = dim < 2 ? 0 : matrices.size(dim - 1);
-    STD_TORCH_CHECK(n >= 1 && n <= largest_n && matrices.size(dim - 2) == n,
+Matrices matrices_of(const Tensor& t) {
+    const int64_t dim = t.dim(), n = dim < 2 ? 0 : t.size(dim - 1);
+    STD_TORCH_CHECK(n >= 1 && n <= largest_n && t.size(dim - 2) == n,
                     "streammix: the CPU backend takes matrices (..., n, n) with 1 <= n <= ", largest_n);
-    return {dtype_of(matrices), matrices.numel() / (n * n), static_cast<int>(n)};
+    return {dtype_of(t), static_cast<int>(n), t.numel() * static_cast<int64_t>(t.element_size()) >= larger_than_caches};
+}
+
+// f(begin, end) over the batch. A thread takes cheap / n^3 matrices at least: below this, waking another costs more than it saves.
+template <class F>
+void for_matrices(const Tensor& t, int n, int cheap, const F& f) {
+    for_batch(t.numel() / (n * n), 1 + cheap / (n * n * n), f);
 }
 
 void check_same(const Tensor& a, const Tensor& b) {
@@ -34,29 +33,25 @@ void check_same(const Tensor& a, const Tensor& b) {
 }
 
 Tensor birkhoff(const Tensor& logits, std::optional<double> tol) {
-    const Batch batch = batch_of(logits);
+    const Matrices m = matrices_of(logits);
     const Tensor in = as_contiguous(logits);
     Tensor out = new_like(in);
     const void* from = in.const_data_ptr();
     void* to = out.mutable_data_ptr();
     const Kernels& k = kernels();
-    for_batch(batch.count, grain(batch.n, 32768), [&](int64_t begin, int64_t end) {
-        k.project(batch.dtype, from, to, begin, end, batch.n, tol.value_or(0));
-    });
+    for_matrices(in, m.n, 32768, [&](int64_t begin, int64_t end) { k.project(m, from, to, begin, end, tol.value_or(0)); });
     return out;
 }
 
 Tensor birkhoff_backward(const Tensor& grad, const Tensor& matrix) {
     check_same(grad, matrix);
-    const Batch batch = batch_of(matrix);
+    const Matrices m = matrices_of(matrix);
     const Tensor G = as_contiguous(grad), T = as_contiguous(matrix);
     Tensor out = new_like(T);
     const void *g = G.const_data_ptr(), *t = T.const_data_ptr();
     void* to = out.mutable_data_ptr();
     const Kernels& k = kernels();
-    for_batch(batch.count, grain(batch.n, 65536), [&](int64_t begin, int64_t end) {
-        k.project_backward(batch.dtype, g, t, to, begin, end, batch.n);
-    });
+    for_matrices(T, m.n, 65536, [&](int64_t begin, int64_t end) { k.project_backward(m, g, t, to, begin, end); });
     return out;
 }
 
@@ -76,7 +71,7 @@ int rounds_of(int64_t rounds) {
 }
 
 Tensor sinkhorn(const Tensor& logits, int64_t rounds, const std::string& recipe) {
-    const Batch batch = batch_of(logits);
+    const Matrices m = matrices_of(logits);
     const Recipe rule = recipe_of(recipe);
     const int r = rounds_of(rounds);
     const Tensor in = as_contiguous(logits);
@@ -84,15 +79,13 @@ Tensor sinkhorn(const Tensor& logits, int64_t rounds, const std::string& recipe)
     const void* from = in.const_data_ptr();
     void* to = out.mutable_data_ptr();
     const Kernels& k = kernels();
-    for_batch(batch.count, grain(batch.n, 32768), [&](int64_t begin, int64_t end) {
-        k.sinkhorn(batch.dtype, from, to, begin, end, batch.n, r, rule);
-    });
+    for_matrices(in, m.n, 32768, [&](int64_t begin, int64_t end) { k.sinkhorn(m, from, to, begin, end, r, rule); });
     return out;
 }
 
 Tensor sinkhorn_backward(const Tensor& grad, const Tensor& logits, int64_t rounds, const std::string& recipe) {
     check_same(grad, logits);
-    const Batch batch = batch_of(logits);
+    const Matrices m = matrices_of(logits);
     const Recipe rule = recipe_of(recipe);
     const int r = rounds_of(rounds);
     const Tensor G = as_contiguous(grad), R = as_contiguous(logits);
@@ -100,9 +93,7 @@ Tensor sinkhorn_backward(const Tensor& grad, const Tensor& logits, int64_t round
     const void *g = G.const_data_ptr(), *from = R.const_data_ptr();
     void* to = out.mutable_data_ptr();
     const Kernels& k = kernels();
-    for_batch(batch.count, grain(batch.n, 16384), [&](int64_t begin, int64_t end) {
-        k.sinkhorn_backward(batch.dtype, g, from, to, begin, end, batch.n, r, rule);
-    });
+    for_matrices(R, m.n, 16384, [&](int64_t begin, int64_t end) { k.sinkhorn_backward(m, g, from, to, begin, end, r, rule); });
     return out;
 }
 

@@ -11,6 +11,13 @@ enum class DType { float32, float64, float16, bfloat16 };  // 16-bit floats are 
 
 inline constexpr int largest_n = 64;
 
+// A batch of n x n matrices, row-major, one after the other; 1 <= n <= largest_n.
+struct Matrices {
+    DType dtype;
+    int n;
+    bool large;  // the results, as a whole, are larger than caches
+};
+
 // State of a token: n streams of C channels.
 struct Streams {
     DType dtype;
@@ -60,20 +67,20 @@ struct ReadOnlyBackward {
     bool large;
 };
 
-// The functions over matrices work on the matrices [begin, end) of a batch: row-major n x n, one after the other, 1 <= n <= largest_n. Input
-// and output may be the same memory. Disjoint ranges may run on different threads; a matrix's result depends on nothing but itself.
+// The functions over matrices work on the matrices [begin, end) of a batch. Input and output may be the same memory. Disjoint ranges may run
+// on different threads; a matrix's result depends on nothing but itself.
 struct Kernels {
     const char* isa;
 
     // T: the Birkhoff projection of the logits. tol: bound on sum_j |c_j - 1| before a last Sinkhorn pass; at least 2 n eps.
-    void (*project)(DType, const void* logits, void* T, int64_t begin, int64_t end, int n, double tol);
+    void (*project)(Matrices, const void* logits, void* T, int64_t begin, int64_t end, double tol);
 
     // The gradient of the logits from that of T.
-    void (*project_backward)(DType, const void* grad, const void* T, void* out, int64_t begin, int64_t end, int n);
+    void (*project_backward)(Matrices, const void* grad, const void* T, void* out, int64_t begin, int64_t end);
 
     // rounds >= 1
-    void (*sinkhorn)(DType, const void* logits, void* M, int64_t begin, int64_t end, int n, int rounds, Recipe);
-    void (*sinkhorn_backward)(DType, const void* grad, const void* logits, void* out, int64_t begin, int64_t end, int n, int rounds, Recipe);
+    void (*sinkhorn)(Matrices, const void* logits, void* M, int64_t begin, int64_t end, int rounds, Recipe);
+    void (*sinkhorn_backward)(Matrices, const void* grad, const void* logits, void* out, int64_t begin, int64_t end, int rounds, Recipe);
 
     // Over the tokens [begin, end): reading with given weights, and writing.
     void (*read)(Streams, const void* x, const void* pre, void* u, int64_t begin, int64_t end);

@@ -2,7 +2,7 @@
 // and Pair<V> (two independent numbers in one, so that their latencies overlap).
 //
 // Every type offers + - * /, comparisons giving a mask, and the functions at the end of each section:
-//   select(mask, a, b)  any(mask)  abs  min  max  reciprocal  rough_reciprocal  exponent  power_of_two  exp
+//   select(mask, a, b)  any(mask)  abs  min  max  reciprocal  rough_reciprocal  exponent  power_of_two  times_power_of_two  exp  exp2
 #pragma once
 
 #include <stdint.h>
@@ -87,7 +87,8 @@ SM_FN bool any(bool m) { return m; }
     SM_FN F power_of_two(F k) {                                                                                   \
         using I = Format<F>::Int;                                                                                 \
         return bit_cast<F>((I(k) + Format<F>::bias) << Format<F>::mantissa);                                      \
-    }
+    }                                                                                                             \
+    SM_FN F times_power_of_two(F x, F k) { return x * power_of_two(k); }
 SM_SCALAR(float)
 SM_SCALAR(double)
 #undef SM_SCALAR
@@ -226,6 +227,13 @@ SM_TEMPLATE SM_FN SM_SIMD power_of_two(SM_SIMD k) {
     const typename T::Ints bits = (typename T::Ints)(k + (magic + F(Format<F>::bias))).v;
     return {(typename T::Vector)(bits << Format<F>::mantissa)};
 }
+SM_TEMPLATE SM_FN SM_SIMD times_power_of_two(SM_SIMD x, SM_SIMD k) {
+#if defined(__AVX512F__)
+    if constexpr (W * sizeof(F) == 64 && sizeof(F) == 4) return {(typename SM_SIMD::Vector)_mm512_scalef_ps((__m512)x.v, (__m512)k.v)};
+    if constexpr (W * sizeof(F) == 64 && sizeof(F) == 8) return {(typename SM_SIMD::Vector)_mm512_scalef_pd((__m512d)x.v, (__m512d)k.v)};
+#endif
+    return x * power_of_two(k);
+}
 #undef SM_TEMPLATE
 #undef SM_SIMD
 
@@ -276,6 +284,26 @@ SM_PAIRED(round_even)
 SM_PAIRED(exponent)
 SM_PAIRED(power_of_two)
 #undef SM_PAIRED
+template <class V>
+SM_FN Pair<V> times_power_of_two(Pair<V> x, Pair<V> k) {
+    return {times_power_of_two(x.a, k.a), times_power_of_two(x.b, k.b)};
+}
+
+// How many numbers a value is
+template <class V>
+struct LanesOf;
+template <class F, int W>
+struct LanesOf<Simd<F, W>> {
+    static constexpr int value = W;
+    using Single = Simd<F, W>;
+};
+template <class V>
+struct LanesOf<Pair<V>> {
+    static constexpr int value = 2 * LanesOf<V>::value;
+    using Single = V;
+};
+template <class V>
+inline constexpr int lanes = LanesOf<V>::value;
 #endif  // __CUDACC__
 
 // ---------------------------------------------------------------------------------------------------------- exponential
@@ -301,6 +329,29 @@ SM_FN V exp(V x) {
         SM_UNROLL for (int i = 0; i < 11; ++i) p = inverse_factorial[i] + r * p;
         return (F(1) + (r + r * r * p)) * power_of_two(k);
     }
+}
+
+// 2^(x c) where that is normal: x c = k + r with an integral k, and 2^r by a polynomial. The error that grows with x is the constant's
+// own, which is less than x was rounded by.
+template <class V>
+SM_FN V exp2(V x, V c) {
+    using F = Scalar<V>;
+    const V k = round_even(x * c), r = x * c - k;
+    V p;
+    if constexpr (sizeof(F) == 4) {
+        // minimax on |r| <= 1/2, relative error 2e-9
+        constexpr F coefficients[] = {1.33990031e-3, 9.61843878e-3, 5.55033199e-2, 2.40226477e-1, 6.93147182e-1, 1};
+        p = V(F(1.53532586e-4));
+        SM_UNROLL for (int i = 0; i < 6; ++i) p = coefficients[i] + r * p;
+    } else {
+        // (log 2)^i / i!, relative error 5e-18
+        constexpr F coefficients[] = {2.5678435993488196e-11, 4.44553827187081e-10,   7.054911620801121e-9,  1.0178086009239696e-7, 1.3215486790144305e-6,
+                                      1.5252733804059838e-5,  1.5403530393381606e-4,  1.3333558146428441e-3, 9.618129107628477e-3,  5.5504108664821576e-2,
+                                      0.2402265069591007,     0.6931471805599453,     1};
+        p = V(F(1.3691488853904124e-12));
+        SM_UNROLL16 for (int i = 0; i < 13; ++i) p = coefficients[i] + r * p;
+    }
+    return times_power_of_two(p, k);
 }
 
 }  // namespace streammix::SM_ISA

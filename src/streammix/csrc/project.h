@@ -12,7 +12,7 @@ namespace streammix::SM_ISA {
 template <class F>
 struct Settings {
     static constexpr F reach = 8;         // logits further apart than this (in a row) go through the homotopy
-    static constexpr int passes = 4;      // Sinkhorn passes before the first Newton step
+    static constexpr int passes = 3;      // Sinkhorn passes before the first Newton step
     static constexpr F balanced = 0.5;    // sum |c - 1| from which the homotopy may advance
     static constexpr F max_step = 2;      // largest |d_j|
     static constexpr int max_steps = sizeof(F) == 4 ? 640 : 4800;  // several for each of the at most 128 or 1024 squarings
@@ -41,9 +41,9 @@ SM_FN V exponentials(V* R, int n_) {
         R[i * n] = half - half;  // NaN when non-finite
     }
     const V k = max(exponent(spread * (2 / Settings<F>::reach)) + F(1), V(0));
-    const V scale = power_of_two(F(1) - k);
+    const V scale = power_of_two(F(1) - k) * F(1.4426950408889634);  // 2 / 2^k / log 2
     SM_UNROLL for (int i = 0; i < n; ++i) {
-        SM_UNROLL for (int j = 1; j < n; ++j) R[i * n + j] = exp(R[i * n + j] * scale);
+        SM_UNROLL for (int j = 1; j < n; ++j) R[i * n + j] = exp2(R[i * n + j], scale);
         R[i * n] += F(1);
     }
     return k;
@@ -141,7 +141,7 @@ SM_FN int project(V* T, V* w, int n_, Scalar<V> tol) {
     V k = exponentials<N>(T, n);
     start<N>(T, n);
 
-    V pivot_inverse[room<N>], d[room<N>];
+    V d[room<N>];
     Mask<V> active = V(0) < V(1);
     int step = 0;
     for (; step < S::max_steps; ++step) {
@@ -157,8 +157,7 @@ SM_FN int project(V* T, V* w, int n_, Scalar<V> tol) {
                 SM_UNROLL for (int i = 1; i < n; ++i) s += T[i * n + j] * T[i * n + l];
                 w[j * n + l] = s;
             }
-        eliminate<N>(w, pivot_inverse, n, lambda);
-        solve<N>(w, pivot_inverse, d, n);
+        solve<N>(w, d, n, lambda);
 
         // centre d, then scale it to max |d_j| <= max_step
         V high = d[0], low = d[0];

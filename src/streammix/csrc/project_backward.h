@@ -18,7 +18,7 @@ SM_FN void project_backward(const V* T, V* G, V* w, int n_) {
     const int n = size<N>(n_);
     constexpr F lambda = sizeof(F) == 4 ? F(1e-9) : F(1e-18);
 
-    V pivot_inverse[room<N>], x[room<N>];
+    V x[room<N>];
     SM_UNROLL for (int j = 0; j < n; ++j) x[j] = V(0);
     SM_UNROLL for (int j = 0; j < n; ++j)
         SM_UNROLL for (int k = j + 1; k < n; ++k) {
@@ -32,8 +32,7 @@ SM_FN void project_backward(const V* T, V* G, V* w, int n_) {
             x[j] += flow;
             x[k] -= flow;
         }
-    eliminate<N>(w, pivot_inverse, n, lambda);
-    solve<N>(w, pivot_inverse, x, n);
+    solve<N>(w, x, n, lambda);
 
     SM_UNROLL for (int i = 0; i < n; ++i) {
         V D[room<N>];

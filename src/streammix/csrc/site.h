@@ -208,29 +208,13 @@ void write_site_read_backward_range(Streams s, const WriteBackward* w, Generator
 }
 
 // ------------------------------------------------------------------------------------------------------------ run-time type and n
-template <class M>
-struct Computing {
-    using type = float;
-};
-template <>
-struct Computing<double> {
-    using type = double;
-};
-
-// f.operator()<N, V, M>(): n = 4 is compiled as a constant
+// f.operator()<N, V, M>()
 template <class Function>
 SM_FN void for_streams(Streams s, Function f) {
-    const auto typed = [&]<class M>(M) {
-        using F = typename Computing<M>::type;
-        using V = Simd<F, vector_bytes / sizeof(F)>;
-        s.n == 4 ? f.template operator()<4, V, M>() : f.template operator()<0, V, M>();
-    };
-    switch (s.dtype) {
-        case DType::float32: return typed(float());
-        case DType::float64: return typed(double());
-        case DType::float16: return typed(Half());
-        case DType::bfloat16: return typed(BFloat16());
-    }
+    specialise(Sizes<SM_STREAMS_SIZES>(), s.dtype, s.n, [&]<int N, class M>() {
+        using F = Computing<M>;
+        f.template operator()<N, Simd<F, vector_bytes / sizeof(F)>, M>();
+    });
 }
 
 template <class Function>

@@ -9,69 +9,13 @@
 #pragma once
 
 #include "laplacian.h"
+#include "traffic.h"
 #include "transpose.h"
 
 namespace streammix::SM_ISA {
 
 // ----------------------------------------------------------------------------------------------- channels in memory <-> lanes
-// How many of a vector's lanes there are: all of them, as a type, or a number.
-struct All {};
-
-template <class V, class M>
-SM_FN V load(const M* p, All) {
-    using Single = V;
-    if constexpr (sizeof(M) == 2) {
-        U16<lanes<Single>> h;
-        memcpy(&h, p, sizeof h);
-        return widen<lanes<Single>>(M(), h);
-    } else {
-        Single x;
-        memcpy(&x.v, p, sizeof x.v);
-        return x;
-    }
-}
-template <class M, class F, int W>
-SM_FN void store(M* p, Simd<F, W> x, All) {
-    if constexpr (sizeof(M) == 2) {
-        const auto h = narrow<W>(M(), x.v);
-        memcpy(p, &h, sizeof h);
-    } else {
-        memcpy(p, &x.v, sizeof x.v);
-    }
-}
-// A store past the caches, for an output that is larger than they are: a line is then written without being read first.
-template <class M, class F, int W>
-SM_FN void store_past_caches(M* p, Simd<F, W> x) {
-    [[maybe_unused]] const auto whole = [&](auto v) __attribute__((always_inline)) {
-#if defined(__AVX512F__)
-        if constexpr (sizeof v == 64) return _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v);
-#endif
-#if defined(__AVX__)
-        if constexpr (sizeof v == 32) return _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v);
-#endif
-#if defined(SM_X86)
-        if constexpr (sizeof v == 16) return _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)v);
-#endif
-        memcpy(p, &v, sizeof v);
-    };
-    if constexpr (sizeof(M) == 2)
-        whole(narrow<W>(M(), x.v));
-    else
-        whole(x.v);
-}
-// Whether rows of C numbers from p on begin where such stores may
-template <class V, class M>
-SM_FN bool rows_are_aligned(const void* p, int64_t C) {
-    constexpr uintptr_t vector = lanes<V> * sizeof(M);
-    return reinterpret_cast<uintptr_t>(p) % vector == 0 && C % lanes<V> == 0;
-}
-// What was stored past the caches is there for other threads.
-SM_FN void finish_stores() {
-#if defined(SM_X86)
-    _mm_sfence();
-#endif
-}
-
+// The first `count` lanes
 template <class V, class M>
 SM_FN V load(const M* p, int count) {
     M padded[lanes<V>] = {};
@@ -112,12 +56,6 @@ SM_FN void spread(const F* from, V* to, int count) {
 template <int N>
 inline constexpr int square_room = N ? N * N : max_n* max_n;
 
-// The second-level cache fetches `vectors` vectors of the next token's state, of which the processor sees short rows only.
-template <class V, class M>
-SM_FN void prefetch_row(const M* state, int64_t first, int vectors) {
-    for (int i = 0; i < vectors * int(lanes<V> * sizeof(M)); i += 64) __builtin_prefetch(reinterpret_cast<const char*>(state + first) + i, 0, 2);
-}
-
 // ------------------------------------------------------------------------------------------------------------ read
 template <int N, class V, class M>
 [[gnu::noinline]] void read_token(const M* x, const Scalar<V>* pre, M* u, int n_, int64_t C) {
@@ -152,7 +90,7 @@ template <int N, bool past_caches, class V, class M>
     SM_UNROLL for (int j = 0; j < n; ++j) dots[j] = V(0);
     for_channels<V>(0, C, [&](int64_t c, auto count) __attribute__((always_inline)) {
         const V g = load<V>(du + c, count);
-        prefetch_row<V>(x + n * C, n * c, n);
+        prefetch<2>(x + n * (C + c), n * lanes<V>);  // of the next token's state: the processor itself sees short rows only
         SM_UNROLL for (int j = 0; j < n; ++j) {
             dots[j] += g * load<V>(x + j * C + c, count);
             if constexpr (past_caches)
@@ -173,7 +111,7 @@ template <int N, bool past_caches, class V, class M>
     spread<N>(res, h, n * n);
     for_channels<V>(0, C, [&](int64_t c, auto count) __attribute__((always_inline)) {
         const V branch = load<V>(y + c, count);
-        prefetch_row<V>(x + n * C, n * c, n);
+        prefetch<2>(x + n * (C + c), n * lanes<V>);  // of the next token's state: the processor itself sees short rows only
         V streams[room<N>];
         SM_UNROLL for (int j = 0; j < n; ++j) streams[j] = load<V>(x + j * C + c, count);
         SM_UNROLL for (int i = 0; i < n; ++i) {
@@ -198,7 +136,7 @@ template <int N, bool past_caches, class V, class M>
     SM_UNROLL16 for (int i = 0; i < n * n; ++i) dh[i] = V(0);
     for_channels<V>(0, C, [&](int64_t c, auto count) __attribute__((always_inline)) {
         const V branch = load<V>(y + c, count);
-        prefetch_row<V>(x + n * C, n * c, n);
+        prefetch<2>(x + n * (C + c), n * lanes<V>);  // of the next token's state: the processor itself sees short rows only
         V g[room<N>], d = V(0);
         SM_UNROLL for (int i = 0; i < n; ++i) {
             g[i] = load<V>(grad + i * C + c, count);

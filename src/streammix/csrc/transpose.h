@@ -7,88 +7,9 @@
 
 #include <utility>
 
-#include "number.h"
+#include "traffic.h"
 
 namespace streammix::SM_ISA {
-
-struct Half {
-    uint16_t bits;
-};
-struct BFloat16 {
-    uint16_t bits;
-};
-
-template <class V>
-struct LanesOf;
-template <class F, int W>
-struct LanesOf<Simd<F, W>> {
-    static constexpr int value = W;
-    using Single = Simd<F, W>;
-};
-template <class V>
-struct LanesOf<Pair<V>> {
-    static constexpr int value = 2 * LanesOf<V>::value;
-    using Single = V;
-};
-template <class V>
-inline constexpr int lanes = LanesOf<V>::value;
-
-// ------------------------------------------------------------------------------------------------------ 16-bit conversions
-template <int W>
-using U16 = typename VectorOf<uint16_t, W>::type;
-template <int W>
-using U32 = typename VectorOf<uint32_t, W>::type;
-template <int W>
-using F32 = typename VectorOf<float, W>::type;
-
-template <int W>
-SM_FN F32<W> widen(BFloat16, U16<W> h) {
-    return (F32<W>)(__builtin_convertvector(h, U32<W>) << 16);
-}
-// Round to nearest, ties to even; a NaN stays one.
-template <int W>
-SM_FN U16<W> narrow(BFloat16, F32<W> x) {
-    const U32<W> b = (U32<W>)x;
-    const U32<W> rounded = (b + 0x7fff + ((b >> 16) & 1)) >> 16;
-    return __builtin_convertvector(x == x ? rounded : (b >> 16) | 0x40, U16<W>);
-}
-
-template <int W>
-SM_FN F32<W> widen(Half, U16<W> h) {
-#if defined(__AVX512F__)
-    if constexpr (W == 16) return (F32<W>)_mm512_cvtph_ps((__m256i)h);
-#endif
-#if defined(__F16C__)
-    if constexpr (W == 8) return (F32<W>)_mm256_cvtph_ps((__m128i)h);
-#endif
-    // Exponent and mantissa moved into place, then rescaled: exact. All-ones exponents become infinity or NaN. Subnormals are
-    // normalised by a subtraction, since the scaling's input would itself be subnormal, and flushed.
-    const U32<W> b = __builtin_convertvector(h, U32<W>), magnitude = (b & 0x7fff) << 13;
-    const U32<W> subnormal = (U32<W>)((F32<W>)((b & 0x3ff) | 0x4b000000) - 0x1p23f);
-    const F32<W> small = (F32<W>)subnormal * 0x1p-24f;
-    const U32<W> normal = magnitude + (112u << 23);
-    const U32<W> finite = (b & 0x7c00) != 0 ? normal : (U32<W>)small;
-    return (F32<W>)(((b & 0x7c00) == 0x7c00 ? magnitude | 0x7f800000 : finite) | (b & 0x8000) << 16);
-}
-template <int W>
-SM_FN U16<W> narrow(Half, F32<W> x) {
-#if defined(__AVX512F__)
-    if constexpr (W == 16) return (U16<W>)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT);
-#endif
-#if defined(__F16C__)
-    if constexpr (W == 8) return (U16<W>)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT);
-#endif
-    // Adding 2^(e + 13) rounds to the 10 bits (fewer when subnormal) that a half keeps, ties to even.
-    const U32<W> b = (U32<W>)x, sign = b & 0x80000000, a = b ^ sign;
-    const U32<W> least = U32<W>{} + 0x38800000;  // 2^-14, the smallest normal half
-    const U32<W> unit = ((a < least ? least : a) & 0x7f800000) + (13u << 23);
-    const F32<W> y = ((F32<W>)a + (F32<W>)unit) - (F32<W>)unit;
-    const U32<W> normal = ((U32<W>)y - (112u << 23)) >> 13;
-    const U32<W> subnormal = (U32<W>)(y * 0x1p24f + 0x1p23f) & 0x7ff;
-    const U32<W> finite = (U32<W>)y < least ? subnormal : normal;
-    const U32<W> large = a >= 0x477ff000 ? U32<W>{} + 0x7c00 : finite;  // 65520 and more: infinity
-    return __builtin_convertvector((a > 0x7f800000 ? U32<W>{} + 0x7e00 : large) | sign >> 16, U16<W>);
-}
 
 // ------------------------------------------------------------------------------------------------- a register from its parts
 template <class F>
@@ -243,7 +164,7 @@ SM_FN void load_groups(const Memory* p, int count, V* x, int entries) {
         });
 }
 // Where W entries at a time make whole vectors of memory, those are written: wide stores are worth the longer transpose.
-template <class V, class Memory>
+template <bool past_caches, class V, class Memory>
 SM_FN void store_whole(Memory* p, V* x, int entries) {
     using Single = typename LanesOf<V>::Single;
     constexpr int W = lanes<Single>;
@@ -254,21 +175,19 @@ SM_FN void store_whole(Memory* p, V* x, int entries) {
             transpose<W / 2>(r, W);
             SM_UNROLL16 for (int m = 0; m < W; ++m) {
                 Memory* q = p + int64_t(s * W + m) * entries + first;
-                if constexpr (sizeof(Memory) == 2) {
-                    const auto h = narrow<W>(Memory(), r[m].v);
-                    memcpy(q, &h, sizeof h);
-                } else {
-                    memcpy(q, &r[m].v, sizeof r[m].v);
-                }
+                if constexpr (past_caches)
+                    store_past_caches(q, r[m]);
+                else
+                    store(q, r[m], All());
             }
         }
 }
 template <bool full, class V, class Memory>
-SM_FN void store_groups(Memory* p, int count, V* x, int entries) {
+SM_FN void store_groups(Memory* p, int count, V* x, int entries, bool past_caches = false) {
     using Single = typename LanesOf<V>::Single;
     using F = Scalar<V>;
     constexpr int W = lanes<Single>, L = part<F>;
-    if (full && entries % W == 0) return store_whole(p, x, entries);
+    if (full && entries % W == 0) return past_caches ? store_whole<true>(p, x, entries) : store_whole<false>(p, x, entries);
     for (int s = 0; s < lanes<V> / W; ++s)
         for_each_group<L>(entries, [&](int first) {
             Single r[L];
@@ -297,8 +216,9 @@ template <int known, class V, class Memory>
         load_groups<false>(p, count, x, entries);
     }
 }
+// The way back. past_caches: where whole vectors of memory are written, and p is aligned for them.
 template <int known, class V, class Memory>
-[[gnu::noinline]] void store_block(Memory* p, int count, V* x, int entries) {
+[[gnu::noinline]] void store_block(Memory* p, int count, V* x, int entries, bool past_caches) {
     constexpr int L = part<Scalar<V>>;
     if (known) entries = known;
     if (entries < L) {
@@ -308,7 +228,7 @@ template <int known, class V, class Memory>
         store_groups<true>(padded, lanes<V>, y, L);
         for (int m = 0; m < count; ++m) p[m] = padded[m * L];
     } else if (count == lanes<V>) {
-        store_groups<true>(p, count, x, entries);
+        store_groups<true>(p, count, x, entries, past_caches);
     } else {
         store_groups<false>(p, count, x, entries);
     }
