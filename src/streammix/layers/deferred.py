@@ -1,13 +1,12 @@
 """Sites in a row with one pass over the state between two branches: a site's write waits for the next site's read.
 
-Outputs are those of the sites called one by one, gradients to rounding. With `every`, the backward pass finds only each
-`every`-th state kept, and rebuilds the others from the branch outputs by the writes alone; branches do not run again.
+Outputs are those of the sites called one by one, gradients to rounding. With `kept`, the backward pass finds only some
+states kept, and rebuilds the others from the branch outputs by the writes alone; branches do not run again.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +26,25 @@ def can_defer(site: nn.Module) -> bool:
     return type(site) is HyperConnection and not watched and not replaced
 
 
-def optimal_interval(streams: int, sites: int) -> int:
-    """Sites between kept states that cost least memory: sqrt(n L / (n + 2)) (mHC, arXiv 2512.24880, Sec. 4.3)."""
-    return max(1, round(math.sqrt(streams * sites / (streams + 2))))
+#: Numbers a token and channel that a branch of a Transformer keeps for its own backward pass, at least.
+BRANCH_KEEPS = 8
+
+
+def kept_states(streams: int, sites: int, recompute: int | Literal["auto"]) -> frozenset[int]:
+    """Which states to keep, state k being the one that site k reads: every `recompute`-th, or by "auto" as few as leave
+    the backward pass no higher a peak than its beginning.
+
+    A run of m states between two kept ones is rebuilt at once, when the backward pass arrives at its end. By then c
+    branches behind it have given back what they kept: with (m - 1) n <= 8 c the run needs no more than that.
+    """
+    if recompute != "auto":
+        return frozenset(range(0, sites, recompute))
+    kept, start = {0}, sites
+    while start > 0:
+        done = sites - start
+        start = max(0, start - 1 - BRANCH_KEEPS * done // streams)
+        kept.add(start)
+    return frozenset(kept)
 
 
 def run(
@@ -38,14 +53,15 @@ def run(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     *,
-    every: int | None,
+    kept: frozenset[int],
     checked: Callable[[int, Any], Tensor],
 ) -> Tensor:
     """The streams after all sites, which `can_defer`.
 
+    kept: the states to keep, 0 among them; if empty, all.
     checked(index, output): the branch's output as one tensor, or an error.
     """
-    states = KeptStates(x, every) if every and _may_drop(x) else None
+    states = KeptStates(x, kept) if kept and _may_drop(x) else None
     opened = sites[0]._open(x)
     for index, site in enumerate(sites):
         if site.branch is None:
@@ -55,7 +71,10 @@ def run(
             states.write(opened, y)
         if index + 1 == len(sites):
             with nullcontext() if states is None else states.hooks(False):
-                return write(opened.x, y, opened.post, opened.res)
+                out = write(opened.x, y, opened.post, opened.res)
+            if states is not None:
+                states.close()
+            return out
         opened = sites[index + 1]._open_after(opened, y, None if states is None else states.hooks(True))
         if states is not None:
             states.reached(index + 1, opened.x)
@@ -68,56 +87,72 @@ def _may_drop(x: Tensor) -> bool:
     return torch.is_grad_enabled() and x.numel() > 0 and not transformed
 
 
-class KeptStates:
-    """What the sites' operators save for their backward passes, less the states that can be rebuilt.
+class Rebuilt:
+    """A kept state and those after it, up to the next kept one: rebuilt where the backward pass asks for them.
 
-    State k is the one that site k reads; those with k a multiple of `every` are kept.
+    It lives as long as something that was saved may still ask.
     """
 
-    def __init__(self, x: Tensor, every: int) -> None:
-        self.every = every
-        self.kept = {0: x.detach()}
-        self.writes: list[list[Versioned]] = []
-        self.rebuilt: dict[int, Tensor] = {}
+    def __init__(self, first: int, state: Tensor) -> None:
+        self.first, self.state = first, state.detach()
+        self.writes: list[list[Versioned]] = []  # number i takes state first + i to the next
+        self.known: dict[int, Tensor] = {}
+
+    def __getitem__(self, index: int) -> Tensor:
+        """State `index`. An operator asks for two in a row, and they for those below: others are let go."""
+        self.known = {at: state for at, state in self.known.items() if at <= index + 1}
+        if index not in self.known:
+            state = self.state
+            with torch.no_grad():
+                for at in range(self.first, index):
+                    state = self.known[at + 1] = write(state, *map(unchanged, self.writes[at - self.first]))
+        return self.known[index]
+
+
+class KeptStates:
+    """What the sites' operators save for their backward passes, less the states that can be rebuilt."""
+
+    def __init__(self, x: Tensor, kept: frozenset[int]) -> None:
+        self.kept = kept
+        self.run: Rebuilt | None = Rebuilt(0, x)
         self.index, self.address, self.shape = 0, x.data_ptr(), x.shape
         self.inputs: set[int] = set()
 
     def write(self, opened: Opened, y: Tensor) -> None:
         """Note how state `index + 1` comes from state `index`."""
         inputs = (y, opened.post, opened.res)
-        self.writes.append([versioned(t) for t in inputs])
+        assert self.run is not None
+        self.run.writes.append([versioned(t) for t in inputs])
         self.inputs = {t.data_ptr() for t in inputs}
 
     def reached(self, index: int, x: Tensor) -> None:
         """Note that x is state `index`."""
         self.index, self.address = index, x.data_ptr()
-        if index % self.every == 0:
-            self.kept[index] = x.detach()
+        if index in self.kept:
+            self.run = Rebuilt(index, x)
+
+    def close(self) -> None:
+        """Let go of the last run: whatever was saved holds the hooks for as long as it lives, and they this."""
+        self.run = None
 
     def hooks(self, makes_next: bool) -> AbstractContextManager[Any]:
         """For one call of an operator that saves the current state, and if `makes_next` the next one, its output."""
 
-        def pack(tensor: Tensor) -> Versioned | int:
+        def pack(tensor: Tensor) -> Versioned | tuple[Rebuilt, int]:
+            assert self.run is not None
             index = self.index
             if tensor.data_ptr() != self.address:
                 if not makes_next or tensor.shape != self.shape or tensor.data_ptr() in self.inputs:
                     return versioned(tensor)
                 index += 1
-            return versioned(tensor) if index % self.every == 0 else index
+            return versioned(tensor) if index in self.kept else (self.run, index)
 
-        return torch.autograd.graph.saved_tensors_hooks(pack, self.unpack)
+        return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
-    def unpack(self, packed: Versioned | int) -> Tensor:
-        if not isinstance(packed, int):
-            return unchanged(packed)
-        self.rebuilt = {index: state for index, state in self.rebuilt.items() if index <= packed}
-        if packed not in self.rebuilt:
-            start = packed - packed % self.every
-            state = self.kept[start]
-            with torch.no_grad():
-                for index in range(start, packed):
-                    state = self.rebuilt[index + 1] = write(state, *map(unchanged, self.writes[index]))
-        return self.rebuilt[packed]
+
+def unpack(packed: Versioned | tuple[Rebuilt, int]) -> Tensor:
+    first, second = packed
+    return first[second] if isinstance(first, Rebuilt) else unchanged((first, second))
 
 
 def versioned(tensor: Tensor) -> Versioned:

@@ -37,9 +37,11 @@ class Stack(nn.Module):
         manifold: a name of `streammix.manifolds.names()`, in place of the recipe's.
         dynamic: False makes logits static (parameters only); True or None leaves the recipe's choice.
         recompute: k keeps the streams for the backward pass only before every k-th site, and rebuilds the others there
-            from the branches' outputs, without running branches again; "auto" takes k = sqrt(n L / (n + 2)) for L
-            sites (mHC, Sec. 4.3). None keeps all. For connection "hyper" with flattened logits. Under torch.compile
-            the compiler decides instead, and sites that are hooked or compiled by themselves keep all.
+            from the branches' outputs, without running branches again. With uniform k, sqrt(n L / (n + 2)) keeps least
+            for L sites (mHC, Sec. 4.3); "auto" keeps fewer, ever further apart towards the beginning: by the time
+            those are rebuilt, the branches behind them need no memory. None keeps all. For connection "hyper" with
+            flattened logits. Under torch.compile the compiler decides instead, and sites that are hooked or compiled
+            by themselves keep all.
 
     Attributes:
         sites: the connections, a ModuleList; site k has `.branch`, the k-th branch.
@@ -100,18 +102,14 @@ class Stack(nn.Module):
         """Every site in order; in fewer passes over the state where nothing asks for the states in between."""
         kwargs = kwargs or {}
         if all(map(deferred.can_defer, self.sites)):
-            every = self._interval()
-            return deferred.run(list(self.sites), state, args, kwargs, every=every, checked=one_tensor)  # type: ignore[arg-type]
+            sites: list[HyperConnection] = list(self.sites)  # type: ignore[arg-type]
+            kept = deferred.kept_states(self.streams, len(sites), self.recompute) if self.recompute else frozenset()
+            return deferred.run(sites, state, args, kwargs, kept=kept, checked=one_tensor)
         for index, site in enumerate(self.sites):
             state = site(state, *args, **kwargs)
             if self.recipe.connection == "hyper":
                 state = one_tensor(index, state)
         return state
-
-    def _interval(self) -> int | None:
-        if self.recompute == "auto":
-            return deferred.optimal_interval(self.streams, len(self.sites))
-        return self.recompute
 
     def begin(self, x: Float[Tensor, "*batch C"]) -> State:
         """The state before the first site."""
