@@ -1,10 +1,11 @@
 # make demo   train and compare small models, write the report
-# make test   lint, types and the whole test suite, with the C++ under AddressSanitizer and UBSan on a short corpus
-# make sanitize  the same C++ for every instruction set, on a longer corpus (several minutes of compiling)
+# make test   lint, types and the whole test suite
+# make sanitize  the C++ under AddressSanitizer and UBSan; SANITIZE=long for every instruction set and a longer corpus
 # make bench  accuracy and run time of the projection, time and memory of a site; renews the figures and pictures in docs
 # make wheel  one wheel for all Pythons and torches, in dist/
 # All create .venv first; a second run finds it ready.
 PYTHON ?= python3
+SANITIZE ?= short
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -33,10 +34,10 @@ lint: $(READY)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup --ignore tests/csrc
 
 sanitize: $(READY)
-	STREAMMIX_SANITIZE=long $(BIN)/python -m pytest tests/csrc
+	STREAMMIX_SANITIZE=$(SANITIZE) $(BIN)/python -m pytest tests/csrc
 
 bench: $(READY)
 	$(BIN)/streammix bench --json docs/bench.json --plot docs/images/projection.svg

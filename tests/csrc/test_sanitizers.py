@@ -1,8 +1,8 @@
-"""The native kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
+"""The native kernels under AddressSanitizer and UndefinedBehaviorSanitizer: `make sanitize`, which CI runs.
 
 Short by default: the best instruction set that runs here and the baseline, with few sizes compiled as constants.
-STREAMMIX_SANITIZE=long (`make sanitize`): every instruction set, more sizes, the test program itself instrumented, a
-larger corpus; minutes.
+STREAMMIX_SANITIZE=long: every instruction set, more sizes, the test program itself instrumented, a larger corpus;
+minutes.
 """
 
 import errno
@@ -35,12 +35,11 @@ ISA_FLAGS = {
 # Sizes that are compiled as constants; all others run through the path for any n.
 ALL_SIZES = ["-DSM_PROJECTION_SIZES=4"]
 FEW_SIZES = ["-DSM_PROJECTION_SIZES=4", "-DSM_SINKHORN_SIZES="]
-NO_SIZES = ["-DSM_PROJECTION_SIZES=", "-DSM_SINKHORN_SIZES="]
+NO_SIZES = ["-DSM_PROJECTION_SIZES=", "-DSM_SINKHORN_SIZES=", "-DSM_STREAMS_SIZES="]
 # AddressSanitizer's checks as calls: half the time to compile
 KERNELS_BY_GCC = ["--param", "asan-instrumentation-with-call-threshold=0"]
 
-# One worker builds the program, while the others go on; on a busy machine that takes a while.
-pytestmark = [pytest.mark.xdist_group("sanitizers"), pytest.mark.timeout(2400)]
+pytestmark = pytest.mark.timeout(2400)  # most of it to compile, on a busy machine
 
 
 def instruction_sets() -> dict[str, list[str]]:
@@ -64,7 +63,7 @@ def solver_test() -> Path:
     units[ROOT / "tests" / "csrc" / "solver_test.cpp"] = [*INSTRUMENTED, "-O2"] if LONG else ["-O1"]
 
     OBJECTS.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(os.cpu_count() if LONG else 1) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(lambda unit: compiled(compiler, *unit), units.items()))
     program = OBJECTS / f"solver_test-{'long' if LONG else 'short'}"
     run(compiler, *INSTRUMENTED, *objects, "-o", program)
