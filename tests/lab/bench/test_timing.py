@@ -7,7 +7,7 @@ def test_takes_turns(monkeypatch):
     monkeypatch.setattr("streammix.lab.bench.timing.SAMPLE_SECONDS", 0)
     order: list[str] = []
     timings = interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, turns=3)
-    assert "".join(order) == "ab" + "ababab"  # a warm-up, then three turns
+    assert "".join(order) == "ab" + "ab" + 2 * "aabb"  # once each, then three turns, the last two with a call before
     assert [len(t.samples) for t in timings.values()] == [3, 3]
 
 
@@ -25,7 +25,8 @@ def test_a_slow_contender_sits_out_and_shares_its_turns(monkeypatch):
     assert taken["fast"] == list(range(15))
     assert taken["slow"] == [0, 4, 8, 12]
     assert taken["slower"] == taken["slow"]  # over its budget, but three samples are the least
-    assert calls["slow"].count == 1 + 4
+    assert calls["slow"].count == 1 + 4 + 3
+    assert calls["slower"].count == 1 + 4  # too slow to be called once more each time
     assert abs(timings["slower"].over(timings["slow"]) - 12) < 1e-6
     assert abs(timings["slow"].minus(timings["fast"]) - 0.24) < 1e-6
 

@@ -1,8 +1,12 @@
-"""Memory of a call, read from the operating system and the allocator."""
+"""Memory of a call, read from torch's allocator and from the operating system."""
 
 import ctypes
+import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESET_PEAK = "5"  # proc(5): resets VmHWM to the current size
@@ -13,34 +17,19 @@ def available() -> bool:
     return CLEAR.exists()
 
 
-class _Mallinfo(ctypes.Structure):
-    """glibc's struct mallinfo2."""
+def allocations(call: Callable[[], object]) -> tuple[int, int]:
+    """Bytes of CPU tensors that a call had at most at one time, and those that it left, beyond what was there before.
 
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in [
-            "arena",
-            "ordblks",
-            "smblks",
-            "hblks",
-            "hblkhd",
-            "usmblks",
-            "fsmblks",
-            "uordblks",
-            "fordblks",
-            "keepcost",
-        ]
-    )
-
-
-def allocated() -> int | None:
-    """Bytes that the allocator has given out and not got back; None where it does not tell (glibc does)."""
-    mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)
-    if mallinfo is None:
-        return None
-    mallinfo.restype = _Mallinfo
-    info = mallinfo()
-    return info.uordblks + info.hblkhd
+    Exact: from the events of torch's allocator, whatever memory the process keeps for later.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler tells stderr when it starts and stops
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        result = call()
+    events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    levels = list(itertools.accumulate(bytes_ for _, bytes_ in changes))
+    del result
+    return max(levels, default=0), levels[-1] if levels else 0
 
 
 def growth(call: Callable[[], object]) -> int:

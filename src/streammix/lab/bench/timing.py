@@ -5,8 +5,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
+
 SAMPLE_SECONDS = 2e-3  # a sample repeats a call until it lasts at least this long
 LEAST_SAMPLES = 3  # of the slowest contender, where there are as many turns
+WARMED = 0.5  # seconds a call takes at most for a sample of it to begin with one that is not timed
+BLOCK = 31 << 20  # bytes; see `settle_allocator`
 
 
 @dataclass(frozen=True)
@@ -36,19 +40,23 @@ class Timing:
 def interleaved(
     calls: Mapping[str, Callable[[], object]], *, turns: int = 15, budget: float = float("inf")
 ) -> dict[str, Timing]:
-    """Time every call once a turn, in order, after one call of each as a warm-up.
+    """Time every call once a turn, in order.
+
+    A sample begins with a call that is not timed (but for calls of more than WARMED seconds): what is measured is a
+    contender that runs again and again, in the caches and with the memory that it left itself, not its neighbour's.
 
     Args:
         calls: name -> what to run.
         turns: how many samples each gets.
-        budget: seconds for the samples of one call. One that would take longer sits out every other turn, or takes one
-            turn of four and so on, but has at least LEAST_SAMPLES; any two share the turns of the slower one.
+        budget: seconds for the timed samples of one call. One that would take longer sits out every other turn, or
+            takes one turn of four and so on, but has at least LEAST_SAMPLES; any two share the turns of the slower one.
 
     Returns:
         name -> Timing, in the same order.
     """
+    settle_allocator()
     for call in calls.values():
-        call()  # compiles, allocates
+        call()  # compiles
     repeats, strides = dict.fromkeys(calls, 1), dict.fromkeys(calls, 1)
     samples: dict[str, list[float | None]] = {name: [] for name in calls}
     for turn in range(turns):
@@ -59,8 +67,20 @@ def interleaved(
                 samples[name].append(seconds)
             else:
                 takes_part = turn % strides[name] == 0
-                samples[name].append(_seconds(call, repeats[name]) if takes_part else None)
+                first = samples[name][0]
+                warm = first is not None and first < WARMED
+                samples[name].append(_seconds(call, repeats[name], warm=warm) if takes_part else None)
     return {name: Timing(tuple(s)) for name, s in samples.items()}
+
+
+def settle_allocator() -> None:
+    """Bring malloc to where it is in any process that trains.
+
+    glibc gives freed memory back to the system beyond twice the largest block that was ever freed (64 MB at most), and
+    what it has given back comes again page by page, at the cost of a copy. How much that is would otherwise depend on
+    what the process happened to free before.
+    """
+    torch.empty(BLOCK, dtype=torch.uint8).fill_(1)
 
 
 def _first_sample(call: Callable[[], object]) -> tuple[int, float]:
@@ -84,7 +104,9 @@ def _taken(turns: int, stride: int) -> int:
     return (turns + stride - 1) // stride
 
 
-def _seconds(call: Callable[[], object], repeats: int) -> float:
+def _seconds(call: Callable[[], object], repeats: int, *, warm: bool = False) -> float:
+    if warm:
+        call()
     start = time.perf_counter()
     for _ in range(repeats):
         call()

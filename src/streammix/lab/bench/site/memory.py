@@ -14,7 +14,7 @@ from streammix.lab.model import GPT
 from .models import OURS, gpt, text
 
 KINDS = ("saved", "held", "peak")
-RECOMPUTED = ", recompute"  # states kept at the papers' interval only; see `streammix.Stack`
+RECOMPUTED = ", recompute"  # recompute="auto"; see `streammix.Stack`
 
 
 def memory(
@@ -29,9 +29,8 @@ def memory(
     """Bytes beyond the parameters and their gradients, float32: one row a width and model.
 
     "saved": what autograd keeps for the backward pass, every storage once; None with recomputation, whose states pass
-    by the hooks that count. "held": what the allocator has given out in the forward pass and not got back, where it
-    tells (glibc). "peak": by how much the process grows at most during the step, freed memory that it keeps included,
-    where the operating system tells. "saved_states" and so on: what is added to the plain model's, a site, in stream
+    by the hooks that count. "held": tensors that live after the forward pass. "peak": the most that live at a time
+    during forward and backward pass. "saved_states" and so on: what is added to the plain model's, a site, in stream
     states (tokens x n x C numbers).
     """
     rows: list[dict[str, Any]] = []
@@ -46,8 +45,8 @@ def memory(
             if isinstance(model.stack, Stack):
                 model.stack.recompute = "auto" if recompute else None
             row: dict[str, Any] = {"dim": dim, "n": n, "layers": layers, "tokens": tokens.numel(), "model": name}
-            row |= {"saved": None if recompute else saved(model, tokens, targets), "held": held(model, tokens, targets)}
-            row |= {"peak": _peak(model, tokens, targets), "state": state}
+            row |= {"saved": None if recompute else saved(model, tokens, targets), "state": state}
+            row |= {"held": held(model, tokens, targets), "peak": most(model, tokens, targets)}
             plain = plain or row
             for kind in KINDS:
                 known = row[kind] is not None
@@ -73,19 +72,13 @@ def saved(model: GPT, tokens: Tensor, targets: Tensor) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
-def held(model: GPT, tokens: Tensor, targets: Tensor) -> int | None:
+def held(model: GPT, tokens: Tensor, targets: Tensor) -> int:
     """Bytes that a forward pass leaves allocated while its loss lives."""
-    model.loss(tokens, targets).backward()  # what torch allocates once
-    before = peak.allocated()
-    loss = model.loss(tokens, targets)
-    after = peak.allocated()
-    del loss
-    return None if before is None or after is None else after - before
+    return peak.allocations(lambda: model.loss(tokens, targets))[1]
 
 
-def _peak(model: GPT, tokens: Tensor, targets: Tensor) -> int | None:
-    """Growth during a step whose gradients have their memory already."""
-    if not peak.available():
-        return None
+def most(model: GPT, tokens: Tensor, targets: Tensor) -> int:
+    """Bytes allocated at most at a time during a step whose gradients have their memory already."""
+    model.loss(tokens, targets).backward()
     model.zero_grad(set_to_none=False)
-    return peak.growth(lambda: model.loss(tokens, targets).backward())
+    return peak.allocations(lambda: model.loss(tokens, targets).backward())[0]
