@@ -1,5 +1,6 @@
 """Comparisons: each connection in its own process and folder, none of them twice."""
 
+import functools
 import json
 import signal
 import subprocess
@@ -116,7 +117,9 @@ def test_interrupt_reaches_the_run_under_way(tiny: dict[str, Any], tmp_path: Pat
     )
     words = [word for word in config.arguments() if word not in ("--connection", "residual")]
     command = [sys.executable, "-m", "streammix.cli", "compare", "--connections", "residual", "--out", str(out), *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # where the tests run in the background, the shell has made them, and what they start, deaf to Ctrl-C
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     metrics = out / "residual" / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and metrics.stat().st_size > 1000):
         time.sleep(0.01)

@@ -24,7 +24,7 @@ from streammix.lab.config import Config, read_config
 from streammix.lab.errors import LabError
 from streammix.lab.files import SCRATCH
 from streammix.lab.metrics import Metrics, read_metrics
-from streammix.lab.train import STOP_SIGNALS, reserved, train
+from streammix.lab.train import STOP_SIGNALS, delayed_interrupt, reserved, train
 
 TIMINGS = {"seconds", "tokens_per_s"}
 
@@ -328,3 +328,16 @@ def test_file_size_limit_reached(
     assert not list(run.rglob(f"{SCRATCH}*"))
     assert all(line.endswith(b"\n") for line in (run / "metrics.jsonl").read_bytes().splitlines(keepends=True))
     train(config, run, resume=True)
+
+
+def test_signals_that_nohup_ignores_stay_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with delayed_interrupt() as asked_to_stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not asked_to_stop()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert asked_to_stop()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -207,7 +207,8 @@ def delayed_interrupt() -> Iterator[Callable[[], bool]]:
     seen = threading.Event()
     before = {}
     if threading.current_thread() is threading.main_thread():  # no other may handle signals
-        before = {one: signal.signal(one, lambda *_: seen.set()) for one in STOP_SIGNALS}
+        heeded = [one for one in STOP_SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]  # nohup ignores SIGHUP
+        before = {one: signal.signal(one, lambda *_: seen.set()) for one in heeded}
     try:
         yield seen.is_set
     finally:
