@@ -34,7 +34,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup --ignore tests/csrc
+	$(BIN)/python -m pytest --numprocesses auto --ignore tests/csrc
 
 sanitize: $(READY)
 	STREAMMIX_SANITIZE=$(SANITIZE) $(BIN)/python -m pytest tests/csrc

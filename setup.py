@@ -52,8 +52,9 @@ class BuildNative(build_ext):
                 self.compiler.compile([source], output_dir=str(OBJECTS), include_dirs=include, extra_postargs=flags)
             return made
 
+        longest_first = sorted(ext.sources, key=lambda source: not Path(source).name.startswith("kernels_"))
         with ThreadPoolExecutor(PARALLEL) as pool:
-            objects = list(pool.map(compile_one, ext.sources))
+            objects = list(pool.map(compile_one, longest_first))
         link = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
         self.compiler.link_shared_object(
             objects,

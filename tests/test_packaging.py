@@ -7,11 +7,12 @@ import venv
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 import streammix as sm
 
 ROOT = Path(__file__).parents[1]
-pytestmark = [pytest.mark.xdist_group("wheel"), pytest.mark.timeout(900)]  # one worker builds the wheel
+pytestmark = pytest.mark.timeout(900)
 
 USE_IT = """
 import streammix as sm, torch, pathlib
@@ -36,7 +37,8 @@ def run(*command: object) -> str:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", folder, ROOT)
+    with FileLock(ROOT / "build" / "wheel.lock"):  # processes that test side by side share the folder of its parts
+        run(sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", folder, ROOT)
     (made,) = folder.glob("*.whl")
     return made
 

@@ -5,18 +5,17 @@ STREAMMIX_SANITIZE=long: every instruction set, more sizes, the test program its
 minutes.
 """
 
-import errno
 import hashlib
 import os
 import platform
 import shutil
 import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "src" / "streammix" / "csrc"
@@ -51,7 +50,7 @@ def instruction_sets() -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="session")
-def solver_test() -> Path:
+def solver_test(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("no C++ compiler: set CXX, or install g++ or clang++")
@@ -63,10 +62,10 @@ def solver_test() -> Path:
     units[ROOT / "tests" / "csrc" / "solver_test.cpp"] = [*INSTRUMENTED, "-O2"] if LONG else ["-O1"]
 
     OBJECTS.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with FileLock(OBJECTS / ".lock"), ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(lambda unit: compiled(compiler, *unit), units.items()))
-    program = OBJECTS / f"solver_test-{'long' if LONG else 'short'}"
-    run(compiler, *INSTRUMENTED, *objects, "-o", program)
+        program = tmp_path_factory.mktemp("sanitizers") / "solver_test"
+        run(compiler, *INSTRUMENTED, *objects, "-o", program)
     return program
 
 
@@ -84,21 +83,9 @@ def compiled(compiler: str, source: Path, flags: list[str]) -> Path:
 
 
 def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    done = started(*command, **environment)
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
     assert done.returncode == 0, f"{Path(command[0]).name} failed:\n{done.stdout}\n{done.stderr}"
     return done
-
-
-def started(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Some file systems call a program busy for a moment after the linker has closed it: then again, for 30 seconds."""
-    patience = time.monotonic() + 30
-    while True:
-        try:
-            return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
-        except OSError as error:
-            if error.errno != errno.ETXTBSY or time.monotonic() > patience:
-                raise
-            time.sleep(0.1)
 
 
 def test_fuzzed_corpus(solver_test: Path) -> None:
@@ -110,6 +97,6 @@ def test_fuzzed_corpus(solver_test: Path) -> None:
 
 
 def test_unknown_instruction_set_is_refused(solver_test: Path) -> None:
-    done = started(solver_test, "avx1024")
+    done = subprocess.run([solver_test, "avx1024"], capture_output=True, text=True)
     assert done.returncode == 1
     assert "accepted: avx512, avx2, baseline" in done.stdout

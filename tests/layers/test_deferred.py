@@ -59,6 +59,32 @@ def test_stack_equals_its_sites(recipe, shape, seed):
     assert_same(model, lambda m, x: m(x), one_by_one, torch.randn(shape, dtype=torch.float64), 1e-11)
 
 
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dim", [1, 7, 33])
+def test_without_gradients_the_same_bits(backend, dtype, dim, seed):
+    """The operator for inference stands in for those that have derivatives."""
+    model = stack(dim=dim).to(dtype)
+    for tokens in (0, 1, 3, 40):
+        x = torch.randn(tokens, dim).to(dtype)
+        with sm.backend(backend):
+            expected = model(x)
+            assert expected.requires_grad
+            with torch.no_grad():
+                assert torch.equal(model(x), expected)
+            with torch.inference_mode():
+                assert torch.equal(model(x), expected)
+
+
+def test_a_watched_manifold_is_called(seed):
+    model, seen = stack(), []
+    model.sites[1].manifold.register_forward_hook(lambda *_: seen.append(1))
+    with torch.no_grad():
+        expected = model(torch.randn(3, 12))
+    assert seen == [1]
+    assert expected.shape == (3, 12)
+
+
 @pytest.mark.parametrize("recipe", ["mhc", "deepseek-v4", "isohc"])
 @pytest.mark.parametrize("every", [1, 2, 3, 5, 9, "auto"])
 @pytest.mark.parametrize("dim", [12, 4])  # dim 4: a mixing matrix has the shape of the streams

@@ -12,7 +12,7 @@ NAMESPACES = [DISPATCHED, EAGER]
 
 
 def samples(dtype=torch.float64):
-    """Operator name -> arguments, every tensor requiring grad."""
+    """Operator name -> arguments, every tensor requiring grad where the operator has a derivative."""
     make = lambda *shape: torch.randn(*shape, dtype=dtype, requires_grad=True)  # noqa: E731
     T = sm.birkhoff(torch.randn(2, 3, 4, 4, dtype=dtype)).requires_grad_()
     x, y, pre, post, res = make(5, 4, 3), make(5, 3), make(5, 4), make(5, 4), make(5, 4, 4)
@@ -37,11 +37,14 @@ def samples(dtype=torch.float64):
             *(make(5, 4, 3), y, post, mix, x, y, post, res, make(5, 4, 3)),
             *(weight, gate, bias, P, r, 0.0, *codes),
         ),
+        "next_site": (
+            *(t.detach() for t in (x, y, post, T[0, :1].expand(5, 4, 4), weight, gate, bias)),
+            *(0.0, 1e-6, *codes, None),
+        ),
     }
 
 
-@pytest.mark.parametrize("namespace", NAMESPACES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("dtype", "namespace"), [(torch.float32, DISPATCHED), (torch.float64, EAGER)])
 @pytest.mark.parametrize("name", samples())
 def test_opcheck(name, dtype, namespace, seed):
     torch.library.opcheck(getattr(getattr(torch.ops, namespace), name).default, samples(dtype)[name])

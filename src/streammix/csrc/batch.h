@@ -77,7 +77,7 @@ SM_FN void for_each_block(Matrices m, const Memory* first, const Memory* second,
     constexpr int known = N == 4 ? 16 : 0;
     const FlushSubnormals flush;
     const int entries = size<N>(m.n) * size<N>(m.n);
-    const bool past_caches = m.large && rows_are_aligned<V, Memory>(out, entries);
+    const bool past_caches = m.large && rows_are_aligned<typename LanesOf<V>::Single, Memory>(out, entries);
     Block<N, V> x(m.n), y(second ? m.n : 0);
     for (int64_t b = begin; b < end; b += lanes<V>) {
         const int count = int(end - b < lanes<V> ? end - b : lanes<V>);

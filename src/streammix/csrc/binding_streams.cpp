@@ -270,6 +270,30 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> write_site_read(const
     return {state, out.u, out.post, out.mix, out.projected, out.inverse_rms};
 }
 
+// Without the derivatives' needs, and with H_res, the projection of the mixing logits
+std::tuple<Tensor, Tensor, Tensor, Tensor> next_site(const Tensor& x, const Tensor& y, const Tensor& post, const Tensor& res, const Tensor& weight,
+                                                     const Tensor& gate, const Tensor& bias, double mix_gate, double norm_eps, int64_t read, int64_t write,
+                                                     double read_eps, std::optional<double> tol) {
+    const Tokens tokens(x);
+    const Streams s = tokens.streams;
+    const Written in(tokens, x, y, post, res);
+    const Kernels& k = kernels();
+    Generators gen(tokens, weight, gate, bias, mix_gate, norm_eps, read, write, read_eps);
+    STD_TORCH_CHECK(gen.g.rows == 2 * s.n + s.n * s.n, "streammix: next_site takes n^2 mixing logits");
+    gen.pack_forward(tokens, k);
+    Tensor state = new_like(x), u = new_like(in.y), next_post = new_like(in.post), next_res = new_like(in.res);
+    const Buffer projected(tokens.count * gen.g.rows * size_of_number(tokens)), inverse_rms(tokens.count * size_of_number(tokens));
+    const Write w = in.to(state);
+    void* H = next_res.mutable_data_ptr();
+    const Read r{w.out, u.mutable_data_ptr(), next_post.mutable_data_ptr(), H, projected.get(), inverse_rms.get()};
+    const Matrices m{dtype_of(in.res), s.n, false};
+    for_batch(tokens.count, tokens.grain(), [&](int64_t begin, int64_t end) {
+        k.write_site_read(s, w, gen.g, r, begin, end);
+        k.project(m, H, H, begin, end, tol.value_or(0));
+    });
+    return {state, u, next_post, next_res};
+}
+
 // Gradients of parameters are sums over tokens: every range of tokens adds up its own, and those are added in order.
 // run(begin, end, sums) with room for `numbers` zeros of the computing type
 template <class Run>
@@ -423,6 +447,7 @@ STABLE_TORCH_LIBRARY_IMPL(streammix, CPU, m) {
     m.impl("site_read", TORCH_BOX(&site_read));
     m.impl("site_read_backward", TORCH_BOX(&site_read_backward));
     m.impl("write_site_read", TORCH_BOX(&write_site_read));
+    m.impl("next_site", TORCH_BOX(&next_site));
     m.impl("write_site_read_backward", TORCH_BOX(&write_site_read_backward));
 }
 

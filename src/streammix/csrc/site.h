@@ -70,7 +70,7 @@ void write_range(Streams s, Write w, int64_t begin, int64_t end) {
     using F = Scalar<V>;
     const int64_t width = s.n * s.C;
     for (int64_t t = begin; t < end; ++t)
-        write_token<N, past_caches, V>((const M*)w.x + t * width, (const M*)w.y + t * s.C, (const F*)w.post + t * s.n, (const F*)w.res + t * s.n * s.n,
+        write_token<N, past_caches, Columns<V, M>>((const M*)w.x + t * width, (const M*)w.y + t * s.C, (const F*)w.post + t * s.n, (const F*)w.res + t * s.n * s.n,
                           (M*)w.out + t * width, s.n, s.C);
 }
 
@@ -94,7 +94,7 @@ void site_read_block(Streams s, const Generated<V>& gen, Read r, int64_t begin, 
         gen.logits(P + t * rows, logits);
         F pre[max_n];
         gen.read_weights(logits, pre);
-        read_token<N, V>(x + t * width, pre, (M*)r.u + t * s.C, n, s.C);
+        read_token<N, Columns<V, M>>(x + t * width, pre, (M*)r.u + t * s.C, n, s.C);
         activate_all<V>(gen.g.write, logits + n, (F*)r.post + t * n, n, F(0));
         memcpy((F*)r.mix + t * gen.mixed, logits + 2 * n, gen.mixed * sizeof(F));
     }
@@ -241,7 +241,7 @@ inline void unpack_blocks_any(Streams s, const void* blocks, int rows, void* wei
 inline void read_any(Streams s, const void* x, const void* pre, void* u, int64_t begin, int64_t end) {
     for_streams(s, [&]<int N, class V, class M>() {
         for (int64_t t = begin; t < end; ++t)
-            read_token<N, V>((const M*)x + t * s.n * s.C, (const Scalar<V>*)pre + t * s.n, (M*)u + t * s.C, s.n, s.C);
+            read_token<N, Columns<V, M>>((const M*)x + t * s.n * s.C, (const Scalar<V>*)pre + t * s.n, (M*)u + t * s.C, s.n, s.C);
     });
 }
 inline void read_backward_any(Streams s, ReadOnlyBackward r, int64_t begin, int64_t end) {
@@ -250,18 +250,18 @@ inline void read_backward_any(Streams s, ReadOnlyBackward r, int64_t begin, int6
         const auto run = [&]<bool past_caches>() {
             for (int64_t t = begin; t < end; ++t) {
                 const int64_t at = t * s.n * s.C, small = t * s.n;
-                read_token_backward<N, past_caches, V>((const M*)r.du + t * s.C, (const M*)r.x + at, (const F*)r.pre + small, (M*)r.dx + at,
+                read_token_backward<N, past_caches, Columns<V, M>>((const M*)r.du + t * s.C, (const M*)r.x + at, (const F*)r.pre + small, (M*)r.dx + at,
                                                        (F*)r.dpre + small, s.n, s.C);
             }
         };
-        if (!r.large || !rows_are_aligned<V, M>(r.dx, s.C)) return run.template operator()<false>();
+        if (!r.large || !rows_are_aligned<Columns<V, M>, M>(r.dx, s.C)) return run.template operator()<false>();
         run.template operator()<true>();
         finish_stores();
     });
 }
 inline void write_any(Streams s, Write w, int64_t begin, int64_t end) {
     for_streams(s, [&]<int N, class V, class M>() {
-        if (!w.large || !rows_are_aligned<V, M>(w.out, s.C)) return write_range<N, false, V, M>(s, w, begin, end);
+        if (!w.large || !rows_are_aligned<Columns<V, M>, M>(w.out, s.C)) return write_range<N, false, V, M>(s, w, begin, end);
         write_range<N, true, V, M>(s, w, begin, end);
         finish_stores();
     });

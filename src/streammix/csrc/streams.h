@@ -8,6 +8,8 @@
 // computing type F. All of it is bound by memory: the loops over streams need no tuning, n = 4 is unrolled all the same.
 #pragma once
 
+#include <type_traits>
+
 #include "laplacian.h"
 #include "traffic.h"
 #include "transpose.h"
@@ -22,9 +24,9 @@ SM_FN V load(const M* p, int count) {
     for (int i = 0; i < count; ++i) padded[i] = p[i];
     return load<V>(padded, All());
 }
-template <class M, class F, int W>
-SM_FN void store(M* p, Simd<F, W> x, int count) {
-    M padded[W];
+template <class M, class V>
+SM_FN void store(M* p, V x, int count) {
+    M padded[lanes<V>];
     store(padded, x, All());
     for (int i = 0; i < count; ++i) p[i] = padded[i];
 }
@@ -46,6 +48,15 @@ SM_FN F sum(Simd<F, W> x) {
         SM_UNROLL16 for (int i = 0; i < h; ++i) parts[i] += parts[i + h];
     return parts[0];
 }
+
+template <class V>
+SM_FN Scalar<V> sum(Pair<V> x) {
+    return sum(x.a + x.b);
+}
+
+// What a pass over a token's channels takes at once: of 16-bit floats two vectors, since stores past the caches are of whole lines
+template <class V, class M>
+using Columns = std::conditional_t<sizeof(M) == 2, Pair<V>, V>;
 
 // Coefficients of one token, each in all lanes
 template <int N, class V, class F>

@@ -5,8 +5,6 @@
 // those of the matrices k, L + k, 2 L + k, ...; an L x L transpose within every part then puts matrix m into lane m.
 #pragma once
 
-#include <utility>
-
 #include "traffic.h"
 
 namespace streammix::SM_ISA {
@@ -15,12 +13,6 @@ namespace streammix::SM_ISA {
 template <class F>
 inline constexpr int part = 16 / sizeof(F);  // L
 
-template <int n>
-using Indices = std::make_integer_sequence<int, n>;
-template <class T, int... i>
-SM_FN auto join(T low, T high, std::integer_sequence<int, i...>) {
-    return __builtin_shufflevector(low, high, i...);
-}
 template <int from, class T, int... i>
 SM_FN auto cut(T x, std::integer_sequence<int, i...>) {
     return __builtin_shufflevector(x, x, (from + i)...);

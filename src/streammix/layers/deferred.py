@@ -12,18 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import write
-from .hyper_connection import HyperConnection, Opened
+from .hyper_connection import HyperConnection, Opened, watched
 
 Versioned = tuple[Tensor, int]  # a tensor and the count of changes in place it had when it was saved
 
 
 def can_defer(site: nn.Module) -> bool:
     """Whether nothing watches or wraps the site: no subclass, hook, compiled call, or replaced method."""
-    watched = (
-        site._forward_hooks or site._forward_pre_hooks or site._backward_hooks or site._backward_pre_hooks
-    )  # FSDP's are among them
     replaced = site._compiled_call_impl is not None or {"forward", "connect"} & vars(site).keys()
-    return type(site) is HyperConnection and not watched and not replaced
+    return type(site) is HyperConnection and not replaced and not watched(site)  # FSDP watches, for one
 
 
 #: Numbers a token and channel that a branch of a Transformer keeps for its own backward pass, at least.

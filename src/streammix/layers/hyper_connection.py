@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import recipes
 from ..functional import autocast_enabled, check_floating, read, write
-from ..manifolds import Manifold
+from ..manifolds import Birkhoff, Manifold
 from ..ops import current_for
 from ..ops.site import ACTIVATION_CODES
 from ..recipes import Connection, Recipe
@@ -116,8 +117,9 @@ class HyperConnection(nn.Module):
             pre, post, res = self.coefficients(x)
             return Opened(x, read(x, pre), post, res)
         self._check(x)
-        u, post, mix, *_ = current_for(x.device.type, self.streams).site_read(x, *arguments)
-        return Opened(x, u, post, self._mixing(x, mix))
+        operators = current_for(x.device.type, self.streams)
+        u, post, mix, *_ = operators.site_read(x, *arguments)
+        return Opened(x, u, post, self._mixing(x, mix, operators))
 
     def _open_after(self, before: Opened, y: Tensor, hooks: AbstractContextManager[Any] | None = None) -> Opened:
         """`_open` of the streams that the branch output y leaves at the site before: the same numbers in one pass.
@@ -130,20 +132,29 @@ class HyperConnection(nn.Module):
             y = y.to(x.dtype)
         if arguments is None or y.shape != u.shape or y.dtype != x.dtype:
             return self._open(write(x, y, post, res))
-        write_site_read = current_for(x.device.type, self.streams).write_site_read
+        operators = current_for(x.device.type, self.streams)
+        if not torch.is_grad_enabled() and (manifold := self._birkhoff()):
+            return Opened(*operators.next_site(x, y, post, res, *arguments, manifold.tol))
         if hooks is None:
-            state, u, post, mix, *_ = write_site_read(x, y, post, res, *arguments)
+            state, u, post, mix, *_ = operators.write_site_read(x, y, post, res, *arguments)
         else:
             with hooks:
-                state, u, post, mix, *_ = write_site_read(x, y, post, res, *arguments)
-        return Opened(state, u, post, self._mixing(x, mix))
+                state, u, post, mix, *_ = operators.write_site_read(x, y, post, res, *arguments)
+        return Opened(state, u, post, self._mixing(x, mix, operators))
 
     def _operator_arguments(self, x: Tensor) -> tuple[Any, ...] | None:
-        """What the operators on whole sites take after the state; None where they do not serve this site or state."""
-        logits = self.logits
-        if type(logits) is not Flattened or logits._forward_hooks or logits._forward_pre_hooks:
+        """What the operators on whole sites take after the state; None where they do not serve this site or state.
+
+        Here and in _mixing, what torch keeps in dictionaries is taken from there: for one token, nn.Module's ways to it
+        cost as much as the arithmetic.
+        """
+        logits = self._modules["logits"]
+        if type(logits) is not Flattened or watched(logits):
             return None
-        weight, gate, bias = logits.weight, logits.gate, logits.bias
+        own = logits._parameters
+        weight, gate, bias = own.get("weight"), own.get("gate"), own.get("bias")
+        if weight is None or gate is None or bias is None:  # replaced by something else, which attributes lead to
+            return None
         dtype = weight.dtype
         if dtype != x.dtype:
             dtype = torch.promote_types(dtype, x.dtype)
@@ -156,11 +167,20 @@ class HyperConnection(nn.Module):
         activations = ACTIVATION_CODES[recipe.read], ACTIVATION_CODES[recipe.write]
         return *parameters, logits.frozen_gate or 0.0, logits.norm_eps, *activations, recipe.read_eps
 
-    def _mixing(self, x: Tensor, logits: Tensor) -> Tensor:
+    def _mixing(self, x: Tensor, logits: Tensor, operators: SimpleNamespace | None = None) -> Tensor:
+        """H_res; with `operators`, of logits that came from one of them."""
+        if operators and (manifold := self._birkhoff()):
+            n = self.streams
+            return operators.birkhoff(logits.view(*logits.shape[:-1], n, n), manifold.tol)
         if not autocast_enabled(x):
             return self.manifold(logits)
         with full_precision(x):
             return self.manifold(logits)
+
+    def _birkhoff(self) -> Birkhoff | None:
+        """The manifold, where it is this one, whose operator may then be called without it."""
+        manifold = self._modules["manifold"]
+        return manifold if type(manifold) is Birkhoff and not watched(manifold) else None
 
     def _check(self, x: Tensor) -> None:
         if x.ndim < 2 or x.shape[-2:] != (self.streams, self.dim):
@@ -180,6 +200,13 @@ class HyperConnection(nn.Module):
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, streams={self.streams}, recipe={self.recipe.name!r}, site={self.site}"
+
+
+def watched(module: nn.Module) -> bool:
+    """Whether hooks ask for the module to be called as a module."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
 
 
 def _generator(recipe: Recipe, dim: int, streams: int, num_logits: int) -> Coefficients:

@@ -1,6 +1,6 @@
 """torch.library operators: schema, fake kernel, autograd and vmap here; one folder a backend below."""
 
-from . import birkhoff, sinkhorn, site, streams  # registers the operators
+from . import birkhoff, inference, sinkhorn, site, streams  # registers the operators
 from .backend import Backend, backend, backends, current, current_for
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "birkhoff",
     "current",
     "current_for",
+    "inference",
     "sinkhorn",
     "site",
     "streams",

@@ -24,7 +24,9 @@ def test_bytes_that_have_to_move():
     shapes = {(row["tokens"], row["n"], row["C"], row["dtype"]) for row in rows}
     base = {(10, 2, 8, "float32"), (10, 2, 8, "bfloat16")}
     assert shapes == base | {(10, 3, 8, "float32"), (10, 2, 16, "float32"), (4, 2, 8, "float32")}
-    moved = {(row["operation"], row["pass"]): row["bytes"] for row in rows[:6]}
+    new = [row for row in rows if row["operation"] == CLONE]
+    assert {(row["dtype"], row["memory"]) for row in new} == {("float32", "new"), ("bfloat16", "new")}
+    moved = {(row["operation"], row["pass"]): row["bytes"] for row in [*rows[:5], new[0]]}
     x, y, weights, matrices = 10 * 2 * 8 * 4, 10 * 8 * 4, 10 * 2 * 4, 10 * 4 * 4
     assert moved[COPY, "forward"] == moved[CLONE, "forward"] == 2 * 1000 * 4
     assert moved["read", "forward"] == x + weights + y

@@ -1,12 +1,13 @@
 """Memory of a call, read from torch's allocator and from the operating system."""
 
-import ctypes
 import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+from streammix.lab.bench import malloc
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESET_PEAK = "5"  # proc(5): resets VmHWM to the current size
@@ -34,18 +35,11 @@ def allocations(call: Callable[[], object]) -> tuple[int, int]:
 
 def growth(call: Callable[[], object]) -> int:
     """Bytes by which the process grows at most during a call. Run the call before once, for what torch loads once."""
-    _return_freed_memory()
+    malloc.trim()  # or the call would grow into what others freed, unseen
     before = _kilobytes("VmRSS")
     CLEAR.write_text(RESET_PEAK)
     call()
     return 1024 * (_kilobytes("VmHWM") - before)
-
-
-def _return_freed_memory() -> None:
-    """Give what earlier calls freed back to the system, or the next would grow into it unseen."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
-    if trim is not None:
-        trim(0)
 
 
 def _kilobytes(field: str) -> int:

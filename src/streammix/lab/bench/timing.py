@@ -5,12 +5,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
+from streammix.lab.bench import malloc
 
 SAMPLE_SECONDS = 2e-3  # a sample repeats a call until it lasts at least this long
 LEAST_SAMPLES = 3  # of the slowest contender, where there are as many turns
 WARMED = 0.5  # seconds a call takes at most for a sample of it to begin with one that is not timed
-BLOCK = 31 << 20  # bytes; see `settle_allocator`
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def interleaved(
     Returns:
         name -> Timing, in the same order.
     """
-    settle_allocator()
+    malloc.settle()
     for call in calls.values():
         call()  # compiles
     repeats, strides = dict.fromkeys(calls, 1), dict.fromkeys(calls, 1)
@@ -71,16 +70,6 @@ def interleaved(
                 warm = first is not None and first < WARMED
                 samples[name].append(_seconds(call, repeats[name], warm=warm) if takes_part else None)
     return {name: Timing(tuple(s)) for name, s in samples.items()}
-
-
-def settle_allocator() -> None:
-    """Bring malloc to where it is in any process that trains.
-
-    glibc gives freed memory back to the system beyond twice the largest block that was ever freed (64 MB at most), and
-    what it has given back comes again page by page, at the cost of a copy. How much that is would otherwise depend on
-    what the process happened to free before.
-    """
-    torch.empty(BLOCK, dtype=torch.uint8).fill_(1)
 
 
 def _first_sample(call: Callable[[], object]) -> tuple[int, float]:

@@ -12,11 +12,11 @@ Rows = list[dict[str, Any]]
 
 
 def _streams(ax: Any, rows: Rows) -> None:
-    """GB/s at the first shape, in float32 and in bfloat16."""
+    """GB/s at the first shape, in float32 and in bfloat16, into memory that was kept where there is such."""
     first = rows[0]
-    part = [row for row in rows if (row["tokens"], row["n"], row["C"]) == (first["tokens"], first["n"], first["C"])]
-    copies = [row for row in part if row["operation"] in (COPY, CLONE)][:2]
-    values = {row["operation"]: row["gb_per_s"] for row in copies}
+    alike = ("tokens", "n", "C", "memory")
+    part = [row for row in rows if all(row[key] == first[key] for key in alike)]
+    values = {COPY: first["gb_per_s"]}
     colours = dict.fromkeys(values, figure.FLOOR)
     for row in part:
         if row["operation"] not in (COPY, CLONE):

@@ -1,16 +1,19 @@
 """Read and write at work: bytes a second, against what the machine does when it only copies."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from streammix import read, write
+from streammix.lab.bench import malloc
 from streammix.lab.bench.timing import interleaved
 
 COPY, CLONE = "copy", "copy into new memory"
 PASSES = ("forward", "forward+backward")
+KEPT, NEW = "kept", "new"
 BUDGET = 2.0  # seconds for the samples of one call; see `interleaved`
 
 Shape = tuple[int, int, int, torch.dtype]  # tokens, n, C, the streams' dtype
@@ -30,28 +33,33 @@ def streams(
     """Seconds, bytes and bytes a second of `read` and `write`: one row a shape, operation and pass.
 
     The shape is (max(tokens), n, dim) in float32 and in bfloat16; then n, dim and tokens vary one at a time, in
-    float32. Coefficients are float32.
+    float32. Coefficients are float32. Outputs are in memory that malloc has kept from the call before (see
+    `malloc.keeping`), as the copy's is; for the first two shapes also in memory that is new.
 
     Args:
         copied: numbers in the float32 tensor whose copy is the machine's bandwidth; many times the caches.
 
     Returns:
-        Rows with "bytes", those that have to move: every tensor read once and written once; "of_copy", bytes a second
-        over those of the copy in the same turns. A state that stays in a cache can exceed one.
+        Rows with "memory", kept or new, that of the outputs; "bytes", those that have to move: every tensor read once
+        and written once; "of_copy", bytes a second over those of the copy in the same turns. A state that stays in a
+        cache can exceed one.
     """
     source = torch.ones(copied)
     target = torch.empty_like(source)
     rows = []
-    for shape in _shapes(n, sizes, dims, tokens, dim):
+    shapes = list(_shapes(n, sizes, dims, tokens, dim))
+    for memory, shape in [(KEPT, shape) for shape in shapes] + [(NEW, shape) for shape in shapes[:2]]:
         tokens_, n_, C, dtype = shape
         name = str(dtype).removeprefix("torch.")
-        progress(f"{tokens_} tokens, n = {n_}, C = {C}, {name}")
+        progress(f"{tokens_} tokens, n = {n_}, C = {C}, {name}, {memory} memory")
         calls: dict[tuple[str, str], tuple[Callable[[], object], int]] = {
-            (COPY, "forward"): (lambda: target.copy_(source), 2 * source.nbytes),
-            (CLONE, "forward"): (lambda: source.clone(), 2 * source.nbytes),
-            **_calls(*shape),
+            (COPY, "forward"): (lambda: target.copy_(source), 2 * source.nbytes)
         }
-        timings = interleaved({" ".join(key): call for key, (call, _) in calls.items()}, turns=turns, budget=BUDGET)
+        if memory == NEW:
+            calls[CLONE, "forward"] = lambda: source.clone(), 2 * source.nbytes
+        calls |= _calls(*shape)
+        with malloc.keeping() if memory == KEPT else nullcontext(False) as keeps:
+            timings = interleaved({" ".join(key): call for key, (call, _) in calls.items()}, turns=turns, budget=BUDGET)
         for (operation, which), (_, moved) in calls.items():
             timing = timings[f"{operation} {which}"]
             slowdown = timing.over(timings[f"{COPY} forward"])
@@ -61,6 +69,7 @@ def streams(
                     "n": n_,
                     "C": C,
                     "dtype": name,
+                    "memory": KEPT if keeps else NEW,
                     "operation": operation,
                     "pass": which,
                     "seconds": timing.median,

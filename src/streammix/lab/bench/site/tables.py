@@ -8,7 +8,7 @@ from rich.table import Table
 from . import one_site
 from .memory import KINDS
 from .models import OURS
-from .streams import CLONE, COPY
+from .streams import CLONE, COPY, NEW
 
 Rows = list[dict[str, Any]]
 
@@ -24,19 +24,21 @@ def table(title: str, *columns: str) -> Table:
 def streams_table(rows: Rows) -> Iterable[Table]:
     made = table(
         "Read and write: bytes that have to move a second, and their share of a large copy's (float32 coefficients)",
-        *("operation", "tokens", "n", "C", "streams", "ms", "MB", "GB/s", "of copy"),
+        *("operation", "tokens", "n", "C", "streams", "output memory", "ms", "MB", "GB/s", "of copy"),
     )
-    shapes = list(dict.fromkeys((row["tokens"], row["n"], row["C"], row["dtype"]) for row in rows))
-    previous = None
+    previous, shown = None, set()
     for row in rows:
-        shape = (row["tokens"], row["n"], row["C"], row["dtype"])
+        shape = (row["tokens"], row["n"], row["C"], row["dtype"], row["memory"])
         copies = row["operation"] in (COPY, CLONE)
-        if copies and shape != shapes[0]:
+        if copies and row["operation"] in shown:
             continue  # measured with every shape, shown once
+        shown.add(row["operation"])
         if previous is not None and previous != (shape, copies):
             made.add_section()
         previous = shape, copies
-        label = ("", "", "", "") if copies else (f"{row['tokens']:,}", str(row["n"]), str(row["C"]), row["dtype"])
+        label = [f"{row['tokens']:,}", str(row["n"]), str(row["C"]), row["dtype"], row["memory"]]
+        if copies:
+            label = ["", "", "", "", NEW if row["operation"] == CLONE else "there before"]
         made.add_row(
             row["operation"] if copies else f"{row['operation']} {row['pass']}",
             *label,
