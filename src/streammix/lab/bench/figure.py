@@ -27,7 +27,10 @@ def draw(panels: Sequence[tuple[Callable[[Any, Rows], None], Rows]], path: Path)
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(alpha=0.25)
         ax.set_axisbelow(True)
-    figure.savefig(path, facecolor="white", metadata={"Date": None} if path.suffix == ".svg" else None)
+    metadata = {"Date": None} if path.suffix == ".svg" else None
+    figure.savefig(
+        path, facecolor="white", bbox_inches="tight", metadata=metadata
+    )  # a label may be wider than its axes
     plt.close(figure)
 
 
