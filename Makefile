@@ -1,5 +1,5 @@
 # make demo   train and compare small models, write the report
-# make test   lint, types and the whole test suite
+# make test   lint, types and the test suite, all but the sanitizers
 # make sanitize  the C++ under AddressSanitizer and UBSan; SANITIZE=long for every instruction set and a longer corpus
 # make bench  accuracy and run time of the projection, time and memory of a site; renews the figures and pictures in docs
 # make wheel  one wheel for all Pythons and torches, in dist/

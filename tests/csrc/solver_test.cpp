@@ -6,9 +6,6 @@
 #include <string.h>
 
 #include <algorithm>
-#include <limits>
-#include <memory>
-#include <new>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -16,11 +13,13 @@
 #include <vector>
 
 #define SM_ISA baseline
+#include "buffers.h"
+#include "corpus.h"
 #include "kernels.h"
+#include "references.h"
 #include "transpose.h"
 
 using namespace streammix;
-using Matrix = std::vector<double>;
 
 namespace {
 
@@ -37,247 +36,7 @@ void check(bool ok, const std::string& what) {
     if (!ok) fail(what);
 }
 
-// ----------------------------------------------------------------------------------------------------- memory of any dtype
-float half_to_float(uint16_t h) {
-    const int exponent = h >> 10 & 31, mantissa = h & 1023;
-    const float magnitude = exponent == 31 ? (mantissa ? NAN : INFINITY) : exponent ? ldexpf(float(1024 + mantissa), exponent - 25) : ldexpf(float(mantissa), -24);
-    return h >> 15 ? -magnitude : magnitude;
-}
-float bfloat16_to_float(uint16_t h) {
-    const uint32_t bits = uint32_t(h) << 16;
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-// By search: the nearest of all values, ties to the even one.
-uint16_t nearest(float x, float (*decode)(uint16_t), uint16_t infinity) {
-    const uint16_t sign = signbit(x) ? 0x8000 : 0;
-    if (isnan(x)) return infinity + 1;
-    uint16_t low = 0, high = infinity;
-    while (high - low > 1) {
-        const uint16_t middle = (low + high) / 2;
-        (decode(middle) <= fabsf(x) ? low : high) = middle;
-    }
-    if (isinf(x)) return sign | infinity;
-    // the value beyond the largest finite one, were the exponent range unlimited, decides what rounds to infinity
-    const double below = decode(low);
-    const double above = high == infinity ? 2 * double(decode(low)) - decode(uint16_t(low - 1)) : decode(high);
-    const double middle = (below + above) / 2, a = fabsf(x);
-    return sign | (a < middle || (a == middle && low % 2 == 0) ? low : high);
-}
-
-size_t bytes(DType t) { return t == DType::float64 ? 8 : t == DType::float32 ? 4 : 2; }
-double eps(DType t) { return t == DType::float64 ? 2.3e-16 : t == DType::float32 ? 1.2e-7 : t == DType::float16 ? 1e-3 : 8e-3; }
-const char* name(DType t) { return t == DType::float64 ? "float64" : t == DType::float32 ? "float32" : t == DType::float16 ? "float16" : "bfloat16"; }
-
-struct Free {
-    void operator()(char* p) const { operator delete[](p, std::align_val_t(64)); }
-};
-
-// Exactly `count` numbers on the heap, `offset` elements past a line of the cache, so that the sanitizer sees every byte too far.
-struct Buffer {
-    DType dtype;
-    int64_t count;
-    int offset;
-    std::unique_ptr<char[], Free> memory;
-    Buffer(DType t, int64_t n, int off = 0) : dtype(t), count(n), offset(off), memory(new (std::align_val_t(64)) char[(n + off) * bytes(t)]()) {}
-    char* data() { return memory.get() + offset * bytes(dtype); }
-    double get(int64_t i) {
-        char* p = data() + i * bytes(dtype);
-        double d;
-        float f;
-        uint16_t h;
-        switch (dtype) {
-            case DType::float64: return memcpy(&d, p, 8), d;
-            case DType::float32: return memcpy(&f, p, 4), f;
-            case DType::float16: return memcpy(&h, p, 2), half_to_float(h);
-            default: return memcpy(&h, p, 2), bfloat16_to_float(h);
-        }
-    }
-    void set(int64_t i, double x) {
-        char* p = data() + i * bytes(dtype);
-        const float f = float(x);
-        uint16_t h;
-        switch (dtype) {
-            case DType::float64: memcpy(p, &x, 8); break;
-            case DType::float32: memcpy(p, &f, 4); break;
-            case DType::float16: h = nearest(f, half_to_float, 0x7c00), memcpy(p, &h, 2); break;
-            default: h = nearest(f, bfloat16_to_float, 0x7f80), memcpy(p, &h, 2);
-        }
-    }
-    Matrix matrix(int64_t m, int nn) {
-        Matrix x(nn);
-        for (int e = 0; e < nn; ++e) x[e] = get(m * nn + e);
-        return x;
-    }
-};
-
-// -------------------------------------------------------------------------------------------------------------- references
-double log_sum_exp(const double* x, int n, int stride) {
-    double top = -INFINITY, s = 0;
-    for (int i = 0; i < n; ++i) top = std::max(top, x[i * stride]);
-    for (int i = 0; i < n; ++i) s += exp(x[i * stride] - top);
-    return top + log(s);
-}
-
-// Sinkhorn-Knopp in the log domain until it stands still
-Matrix reference_projection(Matrix R, int n) {
-    for (int round = 0; round < 20000; ++round) {
-        double change = 0;
-        for (int j = 0; j < n; ++j) {
-            const double l = log_sum_exp(&R[j], n, n);
-            change = std::max(change, fabs(l));
-            for (int i = 0; i < n; ++i) R[i * n + j] -= l;
-        }
-        for (int i = 0; i < n; ++i) {
-            const double l = log_sum_exp(&R[i * n], n, 1);
-            for (int j = 0; j < n; ++j) R[i * n + j] -= l;
-        }
-        if (change < 1e-15) break;
-    }
-    for (double& x : R) x = exp(x);
-    return R;
-}
-
-// D = T o (G - a 1' - 1 b') with zero row and column sums, from the dense 2n x 2n system (its null space pinned)
-Matrix reference_gradient(const Matrix& T, const Matrix& G, int n) {
-    const int m = 2 * n;
-    std::vector<long double> A(m * (m + 1), 0);
-    auto at = [&](int r, int c) -> long double& { return A[r * (m + 1) + c]; };
-    for (int i = 0; i < n; ++i)
-        for (int j = 0; j < n; ++j) {
-            const long double t = T[i * n + j];
-            at(i, i) += t, at(n + j, n + j) += t, at(i, n + j) += t, at(n + j, i) += t;
-            at(i, m) += t * G[i * n + j], at(n + j, m) += t * G[i * n + j];
-        }
-    for (int c = 0; c <= m; ++c) at(m - 1, c) = c == m - 1;
-    for (int p = 0; p < m; ++p) {
-        int best = p;
-        for (int r = p; r < m; ++r)
-            if (fabsl(at(r, p)) > fabsl(at(best, p))) best = r;
-        for (int c = 0; c <= m; ++c) std::swap(at(p, c), at(best, c));
-        for (int r = 0; r < m; ++r)
-            if (r != p) {
-                const long double f = at(r, p) / at(p, p);
-                for (int c = p; c <= m; ++c) at(r, c) -= f * at(p, c);
-            }
-    }
-    Matrix D(n * n);
-    for (int i = 0; i < n; ++i)
-        for (int j = 0; j < n; ++j) D[i * n + j] = double(T[i * n + j] * (G[i * n + j] - at(i, m) / at(i, i) - at(n + j, m) / at(n + j, n + j)));
-    return D;
-}
-
-void divide(Matrix& M, int n, bool columns, double add, double least) {
-    for (int a = 0; a < n; ++a) {
-        double s = 0;
-        for (int b = 0; b < n; ++b) s += columns ? M[b * n + a] : M[a * n + b];
-        s = std::max(s + add, least);
-        for (int b = 0; b < n; ++b) (columns ? M[b * n + a] : M[a * n + b]) /= s;
-    }
-}
-Matrix reference_sinkhorn(Matrix R, int n, int rounds, Recipe recipe) {
-    if (recipe == Recipe::mhc || recipe == Recipe::transformer_engine) {
-        const bool columns_first = recipe == Recipe::mhc;
-        for (int half = 0; half < 2 * rounds; ++half)
-            for (int a = 0; a < n; ++a) {
-                const bool columns = columns_first == (half % 2 == 0);
-                const double l = columns ? log_sum_exp(&R[a], n, n) : log_sum_exp(&R[a * n], n, 1);
-                for (int b = 0; b < n; ++b) R[columns ? b * n + a : a * n + b] -= l;
-            }
-        for (double& x : R) x = exp(x);
-        return R;
-    }
-    const bool by_column = recipe == Recipe::lucidrains;
-    for (int a = 0; a < n; ++a) {
-        double top = -INFINITY;
-        for (int b = 0; b < n; ++b) top = std::max(top, by_column ? R[b * n + a] : R[a * n + b]);
-        for (int b = 0; b < n; ++b) {
-            double& x = by_column ? R[b * n + a] : R[a * n + b];
-            x = exp(x - top);
-        }
-    }
-    switch (recipe) {
-        case Recipe::lucidrains:
-            for (int t = 0; t < rounds; ++t) divide(R, n, true, 0, 1e-12), divide(R, n, false, 0, 1e-12);
-            break;
-        case Recipe::megatron:
-            for (int t = 0; t < rounds; ++t) divide(R, n, false, 0, 1e-6), divide(R, n, true, 0, 1e-6);
-            break;
-        default:
-            divide(R, n, false, 0, 0);
-            for (double& x : R) x += 1e-6;
-            divide(R, n, true, 1e-6, 0);
-            for (int t = 1; t < rounds; ++t) divide(R, n, false, 1e-6, 0), divide(R, n, true, 1e-6, 0);
-    }
-    return R;
-}
-
-double marginal_error(const Matrix& T, int n) {
-    double error = 0;
-    for (int a = 0; a < n; ++a) {
-        double row = -1, column = -1;
-        for (int b = 0; b < n; ++b) row += T[a * n + b], column += T[b * n + a];
-        error += fabs(row) + fabs(column);
-    }
-    return error;
-}
-double difference(const Matrix& a, const Matrix& b) {
-    double d = 0;
-    for (size_t i = 0; i < a.size(); ++i) {
-        const double x = fabs(a[i] - b[i]);
-        if (!(x <= d)) d = x;  // NaN sticks
-    }
-    return d;
-}
-
-// ------------------------------------------------------------------------------------------------------------------ corpus
-using Random = std::mt19937;
-const char* const families[] = {"normal 1e-2", "normal 1", "normal 10", "normal 100", "normal 1e3", "normal 1e6", "normal 1e30", "normal 3e38", "uniform 10",
-                                "near identity", "near permutation", "blocks", "triangular", "0/60", "0/1e4", "0/1e30", "integers", "rank one", "Cauchy",
-                                "one huge", "constant", "subnormal", "signed zeros", "two values 3e38"};
-constexpr int family_count = sizeof families / sizeof *families;
-
-Matrix logits(int family, int n, Random& random) {
-    std::normal_distribution<double> normal;
-    std::uniform_real_distribution<double> uniform(-1, 1);
-    const double scales[] = {1e-2, 1, 10, 100, 1e3, 1e6, 1e30, 3e38};
-    std::vector<int> permutation(n);
-    std::vector<double> a(n), b(n);
-    for (int i = 0; i < n; ++i) permutation[i] = i, a[i] = 10 * normal(random), b[i] = 10 * normal(random);
-    std::shuffle(permutation.begin(), permutation.end(), random);
-    const int entry = random() % (n * n), cut = 1 + random() % std::max(1, n - 1);
-    Matrix R(n * n);
-    for (int i = 0; i < n; ++i)
-        for (int j = 0; j < n; ++j) {
-            double& x = R[i * n + j];
-            switch (family) {
-                case 0: case 1: case 2: case 3: case 4: case 5: case 6: case 7: x = scales[family] * normal(random); break;
-                case 8: x = 10 * uniform(random); break;
-                case 9: x = (i != j ? -8 : 0) + 0.1 * normal(random); break;
-                case 10: x = (permutation[i] == j ? 30 : 0) + normal(random); break;
-                case 11: x = ((i < cut) == (permutation[j] < cut) ? 40 : 0) + normal(random); break;
-                case 12: x = (i > j ? -50 : 0) + normal(random); break;
-                case 13: x = random() % 2 * 60; break;
-                case 14: x = random() % 2 * 1e4; break;
-                case 15: x = random() % 2 * 1e30; break;
-                case 16: x = int(random() % 201) - 100; break;
-                case 17: x = a[i] + b[j]; break;
-                case 18: x = tan(1.5707963 * uniform(random)); break;
-                case 19: x = i * n + j == entry ? 1e6 : normal(random); break;
-                case 20: x = 3; break;
-                case 21: x = 1e-40 * normal(random); break;
-                case 22: x = random() % 2 ? -0.0 : 0.0; break;
-                default: x = random() % 2 ? 3.4e38 : -3.4e38;
-            }
-            x = std::min(3.4e38, std::max(-3.4e38, x));
-        }
-    return R;
-}
-
 std::string where(const Kernels& k, DType t, int n, const char* what) { return std::string(k.isa) + " " + name(t) + " n=" + std::to_string(n) + " " + what; }
-
-constexpr DType dtypes[] = {DType::float32, DType::float64, DType::float16, DType::bfloat16};
 
 // ------------------------------------------------------------------------------------------------------------------- tests
 // Marginals, non-negativity and boundedness over every family; the solution and its gradient where a float64 reference is cheap

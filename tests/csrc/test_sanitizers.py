@@ -20,7 +20,10 @@ from filelock import FileLock
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "src" / "streammix" / "csrc"
 OBJECTS = ROOT / "build" / "sanitizers"  # by the hash of all that made them: what has not changed is not compiled again
-LONG = os.environ.get("STREAMMIX_SANITIZE") == "long"
+CORPUS = os.environ.get("STREAMMIX_SANITIZE", "short")
+if CORPUS not in ("short", "long"):
+    raise ValueError(f"STREAMMIX_SANITIZE: got {CORPUS!r}; accepted: short, long")
+LONG = CORPUS == "long"
 
 INSTRUMENTED = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 FLAGS = ["-std=c++20", "-Wno-psabi", "-w", "-I", str(SOURCES)]

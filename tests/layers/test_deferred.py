@@ -76,6 +76,24 @@ def test_without_gradients_the_same_bits(backend, dtype, dim, seed):
                 assert torch.equal(model(x), expected)
 
 
+def test_a_manifold_that_maps_otherwise_is_called(seed):
+    class Transposed(sm.manifolds.Birkhoff):
+        def forward(self, logits):
+            return super().forward(logits).mT
+
+    for gradients_wanted in (True, False):
+        site = sm.HyperConnection(nn.Tanh(), 12, 4, manifold=Transposed(4))
+        stacked = stack(sites=2)
+        stacked.sites[1].manifold = Transposed(4)
+        with torch.set_grad_enabled(gradients_wanted):
+            x = torch.randn(3, 12)
+            torch.testing.assert_close(stacked(x), one_by_one(stacked, x))
+            streams = torch.randn(3, 4, 12)
+            opened, res = site._open(streams), site.coefficients(streams)[2]
+            assert torch.equal(opened.res, site.manifold(site.logits(streams)[2]))
+            torch.testing.assert_close(opened.res, res)
+
+
 def test_a_watched_manifold_is_called(seed):
     model, seen = stack(), []
     model.sites[1].manifold.register_forward_hook(lambda *_: seen.append(1))

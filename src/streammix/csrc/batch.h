@@ -117,7 +117,7 @@ template <int N, class V, class Memory>
 void sinkhorn_backward_range(Matrices m, const Memory* grad, const Memory* logits, Memory* out, int64_t begin, int64_t end, int rounds, Recipe recipe) {
     const SinkhornRule& rule = sinkhorn_rules[int(recipe)];
     const bool guarded = rule.eps > 0 || rule.floor > 0;
-    StackScratch<V, 65536> memory(sinkhorn_history(m.n, rounds));
+    Scratch<V> memory(sinkhorn_history(m.n, rounds));
     const History<V> history(memory.p, m.n, rounds);
     for_each_block<N, V>(m, logits, grad, out, begin, end, [&](V* x, V* G) {
         guarded ? sinkhorn_backward_block<N, true>(x, G, history, m.n, rounds, rule) : sinkhorn_backward_block<N, false>(x, G, history, m.n, rounds, rule);

@@ -43,15 +43,4 @@ struct Scratch {
     ~Scratch() { free(p); }
 };
 
-// The same, on the stack as far as `bytes` go. An aligned block that comes and goes among a tensor library's own aligned blocks leaves gaps
-// in glibc's heap that the next block does not fit: the heap then grows with every training step.
-template <class V, int64_t bytes>
-struct StackScratch {
-    alignas(64) char room[bytes];
-    Scratch<V> larger;
-    V* p;
-    explicit StackScratch(int64_t count)
-        : larger(count * int64_t(sizeof(V)) > bytes ? count : 0), p(larger.p ? larger.p : reinterpret_cast<V*>(room)) {}
-};
-
 }  // namespace streammix::SM_ISA

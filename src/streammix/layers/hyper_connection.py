@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import recipes
 from ..functional import autocast_enabled, check_floating, read, write
-from ..manifolds import Birkhoff, Manifold
+from ..manifolds import Manifold
 from ..ops import current_for
 from ..ops.site import ACTIVATION_CODES
 from ..recipes import Connection, Recipe
@@ -133,7 +133,7 @@ class HyperConnection(nn.Module):
         if arguments is None or y.shape != u.shape or y.dtype != x.dtype:
             return self._open(write(x, y, post, res))
         operators = current_for(x.device.type, self.streams)
-        if not torch.is_grad_enabled() and (manifold := self._birkhoff()):
+        if not torch.is_grad_enabled() and (manifold := self._projection()):
             return Opened(*operators.next_site(x, y, post, res, *arguments, manifold.tol))
         if hooks is None:
             state, u, post, mix, *_ = operators.write_site_read(x, y, post, res, *arguments)
@@ -169,7 +169,7 @@ class HyperConnection(nn.Module):
 
     def _mixing(self, x: Tensor, logits: Tensor, operators: SimpleNamespace | None = None) -> Tensor:
         """H_res; with `operators`, of logits that came from one of them."""
-        if operators and (manifold := self._birkhoff()):
+        if operators and (manifold := self._projection()):
             n = self.streams
             return operators.birkhoff(logits.view(*logits.shape[:-1], n, n), manifold.tol)
         if not autocast_enabled(x):
@@ -177,10 +177,10 @@ class HyperConnection(nn.Module):
         with full_precision(x):
             return self.manifold(logits)
 
-    def _birkhoff(self) -> Birkhoff | None:
-        """The manifold, where it is this one, whose operator may then be called without it."""
-        manifold = self._modules["manifold"]
-        return manifold if type(manifold) is Birkhoff and not watched(manifold) else None
+    def _projection(self) -> Manifold | None:
+        """The manifold, where the operator of the exact projection may stand in for it."""
+        manifold: Any = self._modules["manifold"]
+        return manifold if manifold.projects and not watched(manifold) else None
 
     def _check(self, x: Tensor) -> None:
         if x.ndim < 2 or x.shape[-2:] != (self.streams, self.dim):

@@ -37,10 +37,14 @@ class Manifold(AtLeastFloat32):
     Attributes:
         num_logits: how many logits make one matrix.
         guarantees: what every matrix of the set satisfies.
+        projects: whether forward is `streammix.birkhoff` of the logits as n x n matrices, row-major, with `tol`: its
+            operator may then stand in for the call.
     """
 
     num_logits: int
     guarantees: Guarantees
+    projects: bool = False
+    tol: float | None = None
 
     def __init__(self, streams: int) -> None:
         super().__init__()

@@ -22,6 +22,10 @@ class Birkhoff(Manifold):
         self.num_logits = streams**2
         self.tol = tol
 
+    @property
+    def projects(self) -> bool:  # type: ignore[override]
+        return type(self).forward is Birkhoff.forward  # a subclass may map otherwise
+
     def forward(self, logits: Tensor) -> Tensor:
         return birkhoff(self._square(logits), tol=self.tol)
 

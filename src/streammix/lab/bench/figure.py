@@ -28,9 +28,8 @@ def draw(panels: Sequence[tuple[Callable[[Any, Rows], None], Rows]], path: Path)
         ax.grid(alpha=0.25)
         ax.set_axisbelow(True)
     metadata = {"Date": None} if path.suffix == ".svg" else None
-    figure.savefig(
-        path, facecolor="white", bbox_inches="tight", metadata=metadata
-    )  # a label may be wider than its axes
+    # tight: a label may be wider than its axes
+    figure.savefig(path, facecolor="white", bbox_inches="tight", metadata=metadata)
     plt.close(figure)
 
 

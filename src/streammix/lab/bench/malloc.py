@@ -30,8 +30,7 @@ def trim() -> None:
 
 @contextlib.contextmanager
 def keeping() -> Iterator[bool]:
-    """Within the block malloc keeps all that is freed, as the allocators do that training on CPUs is advised to use
-    (jemalloc, tcmalloc). Yields whether it does: glibc only.
+    """Within the block malloc keeps all that is freed. Yields whether it does: glibc only.
 
     Without, every tensor of 32 MB and more is new memory each time, which the system clears first.
     """
