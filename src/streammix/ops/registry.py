@@ -77,29 +77,40 @@ def _differentiable(
         torch.library.register_vmap(f"{namespace}::{name}", vmap, lib=library)
 
     # torch.func.grad and its relatives refuse operators whose autograd comes from register_autograd; they accept an
-    # autograd.Function. Under these transforms (and only there) the operator is therefore called through one.
-    bridge = type(
+    # autograd.Function with a `setup_context`. Under these transforms (and only there) the operator is called through one.
+    under_transforms = _function(
         f"{name}_under_transforms",
-        (torch.autograd.Function,),
-        {
-            "forward": staticmethod(lambda *args: op(*args)),
-            "setup_context": staticmethod(save),
-            "backward": staticmethod(backward_in_namespace),
-            "vmap": staticmethod(vmap),
-        },
+        forward=lambda *args: op(*args),
+        setup_context=save,
+        backward=backward_in_namespace,
+        vmap=vmap,
     )
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            out = op(*args)
+        save(ctx, args, out)
+        return out
+
+    # Everywhere else outside torch.compile a plain one serves, which takes half of register_autograd's time.
+    plain = _function(name, forward=forward, backward=backward_in_namespace)
 
     def call(*args: Any) -> Any:
         if torch.compiler.is_compiling():
             return op(*args)
         if torch._C._are_functorch_transforms_active():
-            return bridge.apply(*args)  # type: ignore[attr-defined]
+            return under_transforms.apply(*args)
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
-            return op(*args)
-        with torch._C._AutoDispatchBelowAutograd():  # saves register_autograd's Python, most of a small call's time
+            return plain.apply(*args)
+        with torch._C._AutoDispatchBelowAutograd():
             return op(*args)
 
     return call
+
+
+def _function(name: str, **methods: Callable[..., Any]) -> Any:
+    """A subclass of torch.autograd.Function."""
+    return type(name, (torch.autograd.Function,), {key: staticmethod(method) for key, method in methods.items()})
 
 
 def _without_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
