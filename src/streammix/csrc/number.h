@@ -2,7 +2,8 @@
 // and Pair<V> (two independent numbers in one, so that their latencies overlap).
 //
 // Every type offers + - * /, comparisons giving a mask, and the functions at the end of each section:
-//   select(mask, a, b)  any(mask)  abs  min  max  reciprocal  rough_reciprocal  exponent  power_of_two  times_power_of_two  exp  exp2
+//   select(mask, a, b)  any(mask)  abs  min  max  max_abs  reciprocal  rough_reciprocal  exponent  power_of_two  times_power_of_two
+//   exp  exp2
 #pragma once
 
 #include <stdint.h>
@@ -75,6 +76,7 @@ SM_FN bool any(bool m) { return m; }
     SM_FN F abs(F x) { return __builtin_fabs(x); }                                                                \
     SM_FN F min(F a, F b) { return a < b ? a : b; }                                                               \
     SM_FN F max(F a, F b) { return a > b ? a : b; }                                                               \
+    SM_FN F max_abs(F a, F b) { return max(a, abs(b)); }                                                          \
     SM_FN F reciprocal(F x) { return F(1) / x; }                                                                  \
     SM_FN F rough_reciprocal(F x) { return F(1) / x; }                                                            \
     SM_FN F round_even(F x) { return __builtin_rint(x); }                                                         \
@@ -166,6 +168,17 @@ SM_TEMPLATE SM_FN SM_SIMD max(SM_SIMD a, SM_SIMD b) {
     if constexpr (W * sizeof(F) == 64 && sizeof(F) == 8) return {(typename SM_SIMD::Vector)_mm512_max_pd((__m512d)a.v, (__m512d)b.v)};
 #endif
     return {a.v > b.v ? a.v : b.v};
+}
+// max(a, |b|) for a >= 0; what a NaN gives is open
+SM_TEMPLATE SM_FN SM_SIMD max_abs(SM_SIMD a, SM_SIMD b) {
+#if defined(__AVX512DQ__)
+    constexpr int larger_magnitude_positive = 0b1011;
+    if constexpr (W * sizeof(F) == 64 && sizeof(F) == 4)
+        return {(typename SM_SIMD::Vector)_mm512_range_ps((__m512)a.v, (__m512)b.v, larger_magnitude_positive)};
+    if constexpr (W * sizeof(F) == 64 && sizeof(F) == 8)
+        return {(typename SM_SIMD::Vector)_mm512_range_pd((__m512d)a.v, (__m512d)b.v, larger_magnitude_positive)};
+#endif
+    return max(a, abs(b));
 }
 SM_TEMPLATE SM_FN SM_SIMD min(SM_SIMD a, SM_SIMD b) {
 #if defined(__AVX512F__)
@@ -265,6 +278,7 @@ struct Pair {
     friend SM_FN Pair select(PairMask<Mask<V>> m, Pair x, Pair y) { return {select(m.a, x.a, y.a), select(m.b, x.b, y.b)}; }
     friend SM_FN Pair min(Pair x, Pair y) { return {min(x.a, y.a), min(x.b, y.b)}; }
     friend SM_FN Pair max(Pair x, Pair y) { return {max(x.a, y.a), max(x.b, y.b)}; }
+    friend SM_FN Pair max_abs(Pair x, Pair y) { return {max_abs(x.a, y.a), max_abs(x.b, y.b)}; }
 };
 template <class V>
 struct ScalarOf<Pair<V>> {

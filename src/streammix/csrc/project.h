@@ -36,7 +36,7 @@ SM_FN V exponentials(V* R, int n_) {
         const V half = R[i * n] * F(0.5);
         SM_UNROLL for (int j = 1; j < n; ++j) {
             R[i * n + j] = R[i * n + j] * F(0.5) - half;
-            spread = max(spread, abs(R[i * n + j]));
+            spread = max_abs(spread, R[i * n + j]);
         }
         R[i * n] = half - half;  // NaN when non-finite
     }
@@ -78,28 +78,30 @@ SM_FN void normalise_rows(V* T, int n_) {
     }
 }
 
-// One Sinkhorn pass, columns then rows, as corrections T += T (1 - s) / s: with sums s next to one this rounds least.
+// One Sinkhorn pass, columns then rows, as corrections T += T (1 - s): with sums s next to one this rounds least, and differs from
+// T / s by the square of 1 - s, which is within the tolerance.
 template <int N, class V>
 SM_FN void polish(V* T, int n_) {
-    using F = Scalar<V>;
     const int n = size<N>(n_);
     SM_UNROLL for (int j = 0; j < n; ++j) {
         const V missing = one_minus_sum<N>(T + j, n, n);
-        const V r = missing * rough_reciprocal(F(1) - missing);
-        SM_UNROLL for (int i = 0; i < n; ++i) T[i * n + j] += T[i * n + j] * r;
+        SM_UNROLL for (int i = 0; i < n; ++i) T[i * n + j] += T[i * n + j] * missing;
     }
     SM_UNROLL for (int i = 0; i < n; ++i) {
         const V missing = one_minus_sum<N>(T + i * n, 1, n);
-        const V r = missing * rough_reciprocal(F(1) - missing);
-        SM_UNROLL for (int j = 0; j < n; ++j) T[i * n + j] += T[i * n + j] * r;
+        SM_UNROLL for (int j = 0; j < n; ++j) T[i * n + j] += T[i * n + j] * missing;
     }
 }
 
 // Sinkhorn passes (rows, columns) on diag(u) K diag(v), u and v apart and rough; then T with exact unit rows.
+//
+// From the second pass on v is over-relaxed: v + (1 + 1/n) (v_new - v). It stays positive, because v_new / v = 1 / (a column sum of a
+// matrix with unit rows) is 1 / n at least; and for logits of order one it spares most blocks of matrices a third Newton step.
 template <int N, class V>
 SM_FN void start(V* T, int n_) {
     constexpr int passes = Settings<Scalar<V>>::passes;
     const int n = size<N>(n_);
+    const Scalar<V> more = Scalar<V>(1) / n;
     V v[room<N>];
     SM_UNROLL for (int pass = 0; pass < passes; ++pass) {
         V c[room<N>];
@@ -109,7 +111,10 @@ SM_FN void start(V* T, int n_) {
             const V u = rough_reciprocal(s);
             SM_UNROLL for (int j = 0; j < n; ++j) c[j] = i ? c[j] + T[i * n + j] * u : T[i * n + j] * u;
         }
-        SM_UNROLL for (int j = 0; j < n; ++j) v[j] = rough_reciprocal(c[j]);
+        SM_UNROLL for (int j = 0; j < n; ++j) {
+            const V next = rough_reciprocal(c[j]);
+            v[j] = pass ? next + (next - v[j]) * more : next;
+        }
     }
     SM_UNROLL for (int i = 0; i < n; ++i)
         SM_UNROLL for (int j = 0; j < n; ++j) T[i * n + j] *= v[j];
