@@ -1,7 +1,5 @@
 """What a user calls on tensors: projections of mixing matrices, and the maps between streams and branches."""
 
-from types import SimpleNamespace
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -32,13 +30,13 @@ def birkhoff(logits: Float[Tensor, "*batch n n"], *, tol: float | None = None) -
         TypeError: logits are not a floating point tensor.
         ValueError: the last two dimensions differ or are empty; tol is not positive.
     """
-    _check_square("logits", logits)
+    n = _check_square("logits", logits)
     if tol is not None and not tol > 0:
         raise ValueError(f"tol: got {tol}; accepted: None or a positive number")
     if logits.dtype in _WIDE:
-        return _matrix_ops(logits).birkhoff(logits, tol)
+        return ops.current_for(logits, n).birkhoff(logits, tol)
     wide, result = _widen(logits)
-    return _matrix_ops(logits).birkhoff(wide, tol).to(result)
+    return ops.current_for(wide, n).birkhoff(wide, tol).to(result)
 
 
 def sinkhorn(
@@ -68,15 +66,15 @@ def sinkhorn(
         TypeError: logits are not a floating point tensor.
         ValueError: a wrong shape, rounds < 1 or an unknown recipe.
     """
-    _check_square("logits", logits)
+    n = _check_square("logits", logits)
     if rounds < 1:
         raise ValueError(f"rounds: got {rounds}; accepted: integers >= 1")
     if recipe not in RECIPES:
         raise ValueError(f"recipe: no Sinkhorn recipe is called {recipe!r}; accepted: {', '.join(RECIPES)}")
     if logits.dtype in _WIDE:
-        return _matrix_ops(logits).sinkhorn(logits, rounds, recipe)
+        return ops.current_for(logits, n).sinkhorn(logits, rounds, recipe)
     wide, result = _widen(logits)
-    return _matrix_ops(logits).sinkhorn(wide, rounds, recipe).to(result)
+    return ops.current_for(wide, n).sinkhorn(wide, rounds, recipe).to(result)
 
 
 def read(x: Float[Tensor, "*batch n C"], pre: Float[Tensor, "*#batch n"]) -> Float[Tensor, "*batch C"]:
@@ -99,7 +97,7 @@ def read(x: Float[Tensor, "*batch n C"], pre: Float[Tensor, "*#batch n"]) -> Flo
         pre = pre.to(wide)
     if pre.shape[:-1] != batch:
         pre = pre.expand(*batch, n)
-    return ops.current_for(x.device.type, n).read(x, pre)
+    return ops.current_for(x, n).read(x, pre)
 
 
 def write(
@@ -136,15 +134,11 @@ def write(
     post, res = (t if t.dtype == wide else t.to(wide) for t in (post, res))
     if not y.shape[:-1] == post.shape[:-1] == res.shape[:-2] == batch:
         y, post, res = y.expand(*batch, C), post.expand(*batch, n), res.expand(*batch, n, n)
-    out = ops.current_for(x.device.type, n).write(x, y, post, res)
+    out = ops.current_for(x, n).write(x, y, post, res)
     return out if out.dtype == state else out.to(state)
 
 
 _WIDE = (torch.float32, torch.float64)
-
-
-def _matrix_ops(logits: Tensor) -> SimpleNamespace:
-    return ops.current_for(logits.device.type, logits.shape[-1])
 
 
 def _widen(logits: Tensor) -> tuple[Tensor, torch.dtype]:
@@ -175,11 +169,13 @@ def check_floating(name: str, tensor: Tensor) -> None:
         raise TypeError(f"{name}: got dtype {tensor.dtype}; accepted: float16, bfloat16, float32, float64")
 
 
-def _check_square(name: str, logits: Tensor) -> None:
+def _check_square(name: str, logits: Tensor) -> int:
+    """n"""
     check_floating(name, logits)
     shape = logits.shape
     if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:
         raise ValueError(f"{name}: got shape {tuple(shape)}; accepted: (..., n, n) with n >= 1")
+    return shape[-1]
 
 
 def _check_streams(x: Tensor) -> tuple[torch.Size, int, int]:

@@ -88,7 +88,7 @@ class Flattened(Coefficients):
 
     def _projected(self, x: Tensor, weight: Tensor) -> Tensor:
         if one_pass(x, weight.dtype):
-            return current_for(x.device.type, x.shape[-2]).coefficients(x, weight, self.norm_eps)[0]
+            return current_for(x, x.shape[-2]).coefficients(x, weight, self.norm_eps)[0]
         flat = x.flatten(-2).to(weight.dtype)
         inverse_rms = torch.rsqrt(flat.square().mean(-1, keepdim=True) + self.norm_eps)
         return F.linear(flat, weight) * inverse_rms

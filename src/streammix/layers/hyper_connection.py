@@ -117,7 +117,7 @@ class HyperConnection(nn.Module):
             pre, post, res = self.coefficients(x)
             return Opened(x, read(x, pre), post, res)
         self._check(x)
-        operators = current_for(x.device.type, self.streams)
+        operators = current_for(x, self.streams)
         u, post, mix, *_ = operators.site_read(x, *arguments)
         return Opened(x, u, post, self._mixing(x, mix, operators))
 
@@ -132,7 +132,7 @@ class HyperConnection(nn.Module):
             y = y.to(x.dtype)
         if arguments is None or y.shape != u.shape or y.dtype != x.dtype:
             return self._open(write(x, y, post, res))
-        operators = current_for(x.device.type, self.streams)
+        operators = current_for(x, self.streams)
         if not torch.is_grad_enabled() and (manifold := self._projection()):
             return Opened(*operators.next_site(x, y, post, res, *arguments, manifold.tol))
         if hooks is None:

@@ -39,7 +39,7 @@ class ImplicitSinkhorn(Manifold):
 
     def forward(self, logits: Tensor) -> Tensor:
         L = self._square(self._wide(logits)).clamp(-CLAMP, CLAMP)
-        return current_for(L.device.type, self.streams).implicit_sinkhorn(L, self.rounds)
+        return current_for(L, self.streams).implicit_sinkhorn(L, self.rounds)
 
     def identity_logits(self) -> Tensor:
         return near_identity_square(self.streams)

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+from torch import Tensor
+
 from . import cpu
 from .registry import DISPATCHED, EAGER, operators
 
@@ -72,8 +74,8 @@ def current() -> SimpleNamespace:
     return operators[EAGER if getattr(_choice, "name", "auto") == "eager" else DISPATCHED]
 
 
-def current_for(device: str, n: int) -> SimpleNamespace:
-    """The operators in force for n streams, or n x n matrices, on a device type.
+def current_for(tensor: Tensor, n: int) -> SimpleNamespace:
+    """The operators in force for a tensor of n streams, or of n x n matrices.
 
     Raises:
         RuntimeError: the backend asked for does not serve them.
@@ -81,6 +83,7 @@ def current_for(device: str, n: int) -> SimpleNamespace:
     name = getattr(_choice, "name", "auto")
     if name == "eager" or (name == "auto" and n > cpu.LARGEST_N):
         return operators[EAGER]
-    if name == "cpu" and (device != "cpu" or n > cpu.LARGEST_N):
-        raise RuntimeError(f"backend 'cpu': got n = {n} on {device}; accepted: n <= {cpu.LARGEST_N} on cpu")
+    if name == "cpu" and (n > cpu.LARGEST_N or not tensor.is_cpu):
+        where = tensor.device.type
+        raise RuntimeError(f"backend 'cpu': got n = {n} on {where}; accepted: n <= {cpu.LARGEST_N} on cpu")
     return operators[DISPATCHED]

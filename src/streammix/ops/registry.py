@@ -77,7 +77,7 @@ def _differentiable(
         torch.library.register_vmap(f"{namespace}::{name}", vmap, lib=library)
 
     # torch.func.grad and its relatives refuse operators whose autograd comes from register_autograd; they accept an
-    # autograd.Function with a `setup_context`. Under these transforms (and only there) the operator is called through one.
+    # autograd.Function with a `setup_context`, through which the operator is called under these transforms only.
     under_transforms = _function(
         f"{name}_under_transforms",
         forward=lambda *args: op(*args),
