@@ -119,6 +119,53 @@ void test_sinkhorn(const Kernels& k, DType t, int n, Random& random) {
             }
 }
 
+#include "streams_test.h"
+
+// Rotations of any entries, which solve (I + A) Q = I - A as well as Q can be stored; the gradient against its formula; any batch and
+// alignment; a non-finite entry poisons its own matrix, and only that
+void test_cayley(const Kernels& k, DType t, int n, Random& random) {
+    if (n < 2 || (t != DType::float32 && t != DType::float64)) return;
+    const int nn = n * n, entries = n * (n - 1) / 2;
+    for (int family = 0; family < family_count; ++family) {
+        if (n > 16 && family != 1 && family != 7) continue;
+        const int count = corpus == Corpus::brief ? 3 : 11 * effort, poisoned = count > 4 ? int(random() % count) : -1;
+        Buffer a(t, count * entries, family % 3), Q(t, count * nn, family % 4), G = filled(t, count * nn, family % 2, random), D(t, count * entries);
+        for (int m = 0; m < count; ++m) {
+            const Matrix x = logits(family, n, random);
+            for (int e = 0; e < entries; ++e) a.set(m * entries + e, x[e]);
+        }
+        if (poisoned >= 0) a.set(poisoned * entries + random() % entries, random() % 2 ? NAN : INFINITY);
+        const int split = random() % (count + 1);
+        k.cayley({t, n, false}, a.data(), Q.data(), 0, split);
+        k.cayley({t, n, false}, a.data(), Q.data(), split, count);
+        k.cayley_backward({t, n, false}, G.data(), Q.data(), D.data(), 0, count);
+        for (int m = 0; m < count; ++m) {
+            if (m == poisoned) continue;
+            const std::string place = where(k, t, n, "cayley ") + families[family];
+            const Matrix q = Q.matrix(m, nn), g = G.matrix(m, nn);
+            Matrix A(nn, 0), P = q;
+            double largest = 1;
+            for (int i = 0, e = 0; i < n; ++i)
+                for (int j = i + 1; j < n; ++j, ++e) A[i * n + j] = a.get(m * entries + e), A[j * n + i] = -A[i * n + j], largest = std::max(largest, fabs(A[i * n + j]));
+            for (int i = 0; i < n; ++i) P[i * n + i] += 1;
+            for (int i = 0, e = 0; i < n; ++i)
+                for (int j = 0; j < n; ++j) {
+                    double gram = 0, product = 0, slope = 0;
+                    for (int l = 0; l < n; ++l) {
+                        gram += q[l * n + i] * q[l * n + j];
+                        product += ((i == l) + A[i * n + l]) * q[l * n + j];
+                        for (int o = 0; o < n; ++o) slope -= 0.5 * (P[l * n + i] * P[j * n + o] - P[l * n + j] * P[i * n + o]) * g[l * n + o];
+                    }
+                    check(fabs(gram - (i == j)) <= 4 * eps(t), place + ": Q'Q off by " + std::to_string(1e9 * (gram - (i == j))) + "e-9");
+                    // a float32 Q is made in float64 and rounded, a float64 one also has the error of its own solve
+                    const double bound = 4 * n * eps(t) * largest * (t == DType::float64 ? largest : 1);
+                    if (largest <= 1e3) check(fabs(product - ((i == j) - A[i * n + j])) <= bound, place + ": (I + A) Q is not I - A");
+                    if (i < j) check(fabs(slope - D.get(m * entries + e++)) <= 16 * eps(t) * n, place + ": gradient");
+                }
+        }
+    }
+}
+
 using Run = void (*)(const Kernels&, Matrices, Buffer& R, Buffer& G, Buffer& out, int64_t begin, int64_t end);
 const Run operations[] = {
     [](const Kernels& k, Matrices m, Buffer& R, Buffer&, Buffer& out, int64_t b, int64_t e) { k.project(m, R.data(), out.data(), b, e, 0); },
@@ -222,14 +269,12 @@ void test_conversion(float (*decode)(uint16_t), uint16_t infinity) {
     check(isnan(decode(narrow(NAN))) && narrow(INFINITY) == infinity && narrow(-INFINITY) == (infinity | 0x8000), "16-bit store of non-finite values");
 }
 
-#include "streams_test.h"
-
 // Every instruction set runs these for every dtype and n of the corpus. Tests of new kernels go here.
 struct Check {
     void (*run)(const Kernels&, DType, int n, Random&);
     int largest;  // n
 };
-const Check checks[] = {{test_projection, 64}, {test_batches, 16}, {test_sinkhorn, 9}, {test_streams, 9}, {test_sites, 9}};
+const Check checks[] = {{test_projection, 64}, {test_batches, 16}, {test_sinkhorn, 9}, {test_cayley, 33}, {test_streams, 9}, {test_sites, 9}};
 
 // Large n in float32 only; of the brief corpus, the sizes next to each change of path (closed form, constant n, groups of eight), and
 // all of them in float32 only.

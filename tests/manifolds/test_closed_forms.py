@@ -23,7 +23,8 @@ from streammix.manifolds import (
     Stiefel,
     Transportation,
 )
-from streammix.manifolds.rotations import cayley, helmert, skew
+from streammix.manifolds.rotations import helmert, rotation, sums_kept
+from streammix.ops.eager.cayley import skew
 
 J = torch.full((4, 4), 0.25, dtype=torch.float64)
 EYE = torch.eye(4, dtype=torch.float64)
@@ -175,16 +176,23 @@ def test_helmert():
         torch.testing.assert_close(U.sum(0), torch.zeros(n - 1).double())
     torch.testing.assert_close(helmert(3, EYE)[:, 1], torch.tensor([1, 1, -2]).double() / math.sqrt(6))
 
+    E = torch.randn(2, 3, 3, dtype=torch.float64)
+    U = helmert(4, E)
+    torch.testing.assert_close(sums_kept(E, 4), J + U @ E @ U.mT)
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 7])
-def test_cayley(n, seed):
-    A = skew(torch.randn(10, n * (n - 1) // 2, dtype=torch.float64), n)
+
+@pytest.mark.parametrize("name", ["auto", "eager"])
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 4, 7])
+def test_rotation(n, name, seed):
+    entries = torch.randn(10, n * (n - 1) // 2, dtype=torch.float64)
+    A, eye = skew(entries, n), torch.eye(n).double()
     assert torch.equal(A, -A.mT)
-    eye = torch.eye(n).double()
-    torch.testing.assert_close(cayley(A) @ (eye + A), (eye - A).expand_as(A))
-    huge = cayley(1e3 * A.float()).double()
-    torch.testing.assert_close(huge, cayley(1e3 * A), rtol=0, atol=3e-3)
-    assert (huge.mT @ huge - eye).abs().max() < 2e-6
+    with sm.backend(name):
+        torch.testing.assert_close(rotation(entries, n) @ (eye + A), (eye - A).expand_as(A))
+        huge = rotation(1e3 * entries.float(), n).double()
+        torch.testing.assert_close(huge, rotation(1e3 * entries, n), rtol=0, atol=3e-3)
+    if n:
+        assert (huge.mT @ huge - eye).abs().max() < 2e-6
 
 
 def test_spectral_sphere(seed):
@@ -284,7 +292,7 @@ def test_implicit_sinkhorn(seed):
 def test_orthostochastic(s, seed):
     manifold = Orthostochastic(3, s=s)
     logits = torch.randn(manifold.num_logits, dtype=torch.float64)
-    Q = cayley(skew(logits, 3 * s))
+    Q = rotation(logits, 3 * s)
     for i, j in itertools.product(range(3), repeat=2):
         block = Q[i * s : (i + 1) * s, j * s : (j + 1) * s]
         assert manifold(logits)[i, j].item() == pytest.approx(block.square().sum().item() / s)

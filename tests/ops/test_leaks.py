@@ -51,6 +51,9 @@ def operators():
     return {
         "birkhoff": lambda: ops.birkhoff(R, 1e-3),
         "birkhoff_backward": lambda: ops.birkhoff_backward(R, T),
+        "cayley": lambda: ops.cayley(R.flatten(1)[:, :6], n),
+        "cayley_backward": lambda: ops.cayley_backward(R, R),
+        "implicit_sinkhorn": lambda: ops.implicit_sinkhorn(R, 20),
         "sinkhorn": lambda: ops.sinkhorn(R, 20, "transformer-engine"),
         "sinkhorn_backward": lambda: ops.sinkhorn_backward(R, R, 20, "transformer-engine"),
         "read": lambda: ops.read(x, weights),

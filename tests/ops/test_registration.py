@@ -24,6 +24,8 @@ def samples(dtype=torch.float64):
         "sinkhorn": (make(2, 3, 4, 4), 5, "deepseek-v4"),
         "sinkhorn_backward": (make(2, 3, 4, 4), make(2, 3, 4, 4), 5, "deepseek-v4"),
         "implicit_sinkhorn": (make(2, 3, 4, 4), 5),
+        "cayley": (make(2, 3, 6), 4),
+        "cayley_backward": (make(2, 3, 4, 4), make(2, 3, 4, 4)),
         "read": (x, pre),
         "read_backward": (y, x, pre),
         "write": (x, y, post, res),

@@ -68,6 +68,36 @@ Recipe recipe_of(std::string_view name) {
     STD_TORCH_CHECK(false, "streammix: no Sinkhorn recipe is called '", std::string(name), "'");
 }
 
+// entries: (..., n (n - 1) / 2)
+Tensor cayley(const Tensor& entries, int64_t n) {
+    const DType dtype = dtype_of(entries);
+    const int64_t dim = entries.dim(), count = n * (n - 1) / 2;
+    STD_TORCH_CHECK(dtype == DType::float32 || dtype == DType::float64, "streammix: cayley takes float32 and float64");
+    STD_TORCH_CHECK(2 <= n && n <= largest_n && dim >= 1 && entries.size(dim - 1) == count,
+                    "streammix: cayley takes n (n - 1) / 2 entries and 2 <= n <= ", largest_n);
+    const Tensor in = as_contiguous(entries);
+    Tensor out = new_tensor(in, in, dim - 1, {n, n});
+    const void* from = in.const_data_ptr();
+    void* to = out.mutable_data_ptr();
+    const Kernels& k = kernels();
+    const Matrices m{dtype, static_cast<int>(n), false};
+    for_batch(in.numel() / count, 1 + 8192 / (n * n * n), [&](int64_t begin, int64_t end) { k.cayley(m, from, to, begin, end); });
+    return out;
+}
+
+Tensor cayley_backward(const Tensor& grad, const Tensor& matrix) {
+    check_same(grad, matrix);
+    const Matrices m = matrices_of(matrix);
+    STD_TORCH_CHECK(m.n >= 2 && (m.dtype == DType::float32 || m.dtype == DType::float64), "streammix: cayley_backward takes float32 and float64, n >= 2");
+    const Tensor G = as_contiguous(grad), Q = as_contiguous(matrix);
+    Tensor out = new_tensor(Q, Q, Q.dim() - 2, {m.n * (m.n - 1) / 2});
+    const void *g = G.const_data_ptr(), *q = Q.const_data_ptr();
+    void* to = out.mutable_data_ptr();
+    const Kernels& k = kernels();
+    for_matrices(Q, m.n, 8192, [&](int64_t begin, int64_t end) { k.cayley_backward(m, g, q, to, begin, end); });
+    return out;
+}
+
 int rounds_of(int64_t rounds) {
     STD_TORCH_CHECK(rounds >= 1 && rounds <= INT32_MAX, "streammix: rounds are at least 1");
     return static_cast<int>(rounds);
@@ -121,11 +151,17 @@ void boxed_sinkhorn_backward(StableIValue* stack, uint64_t, uint64_t) {
     stack[0] = from(sinkhorn_backward(grad, logits, to<int64_t>(stack[2]), recipe));
 }
 
+// Its gradient is the projection's.
+Tensor implicit_sinkhorn(const Tensor& logits, int64_t rounds) { return sinkhorn(logits, rounds, "transformer-engine"); }
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(streammix, CPU, m) {
     m.impl("birkhoff", TORCH_BOX(&birkhoff));
     m.impl("birkhoff_backward", TORCH_BOX(&birkhoff_backward));
+    m.impl("cayley", TORCH_BOX(&cayley));
+    m.impl("cayley_backward", TORCH_BOX(&cayley_backward));
+    m.impl("implicit_sinkhorn", TORCH_BOX(&implicit_sinkhorn));
     m.impl("sinkhorn", &boxed_sinkhorn);
     m.impl("sinkhorn_backward", &boxed_sinkhorn_backward);
 }

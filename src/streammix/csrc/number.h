@@ -2,8 +2,8 @@
 // and Pair<V> (two independent numbers in one, so that their latencies overlap).
 //
 // Every type offers + - * /, comparisons giving a mask, and the functions at the end of each section:
-//   select(mask, a, b)  any(mask)  abs  min  max  max_abs  reciprocal  rough_reciprocal  exponent  power_of_two  times_power_of_two
-//   exp  exp2
+//   select(mask, a, b)  any(mask)  abs  min  max  max_abs  sqrt  reciprocal  rough_reciprocal  exponent  power_of_two
+//   times_power_of_two  exp  exp2
 #pragma once
 
 #include <stdint.h>
@@ -77,6 +77,7 @@ SM_FN bool any(bool m) { return m; }
     SM_FN F min(F a, F b) { return a < b ? a : b; }                                                               \
     SM_FN F max(F a, F b) { return a > b ? a : b; }                                                               \
     SM_FN F max_abs(F a, F b) { return max(a, abs(b)); }                                                          \
+    SM_FN F sqrt(F x) { return __builtin_sqrt(x); }                                                               \
     SM_FN F reciprocal(F x) { return F(1) / x; }                                                                  \
     SM_FN F rough_reciprocal(F x) { return F(1) / x; }                                                            \
     SM_FN F round_even(F x) { return __builtin_rint(x); }                                                         \
@@ -186,6 +187,21 @@ SM_TEMPLATE SM_FN SM_SIMD min(SM_SIMD a, SM_SIMD b) {
     if constexpr (W * sizeof(F) == 64 && sizeof(F) == 8) return {(typename SM_SIMD::Vector)_mm512_min_pd((__m512d)a.v, (__m512d)b.v)};
 #endif
     return {a.v < b.v ? a.v : b.v};
+}
+
+SM_TEMPLATE SM_FN SM_SIMD sqrt(SM_SIMD x) {
+    using T = typename SM_SIMD::Vector;
+#if defined(__AVX512F__)
+    if constexpr (W * sizeof(F) == 64 && sizeof(F) == 8) return {(T)_mm512_sqrt_pd((__m512d)x.v)};
+#endif
+#if defined(__AVX2__)
+    if constexpr (W * sizeof(F) == 32 && sizeof(F) == 8) return {(T)_mm256_sqrt_pd((__m256d)x.v)};
+#endif
+#if defined(SM_X86)
+    if constexpr (W * sizeof(F) == 16 && sizeof(F) == 8) return {(T)_mm_sqrt_pd((__m128d)x.v)};
+#endif
+    for (int i = 0; i < W; ++i) x.v[i] = sqrt(x.v[i]);
+    return x;
 }
 
 // Good to 11 bits or more: for directions and starting points, which correct themselves.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "batch.h"
+#include "cayley.h"
 #include "site.h"
 
 namespace streammix::SM_ISA {
@@ -12,6 +13,8 @@ inline constexpr Kernels table(const char* name) {
             project_backward_any,
             sinkhorn_any,
             sinkhorn_backward_any,
+            cayley_any,
+            cayley_backward_any,
             read_any,
             read_backward_any,
             write_any,

@@ -97,7 +97,7 @@ class Manifold(AtLeastFloat32):
         """The logits, checked, in float32 at least; all of a matrix's NaN if one of them is not finite."""
         self._check(logits)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return torch.where(logits.isfinite().all(-1, keepdim=True), logits, torch.nan)
+        return logits + (logits.detach() * 0).sum(-1, keepdim=True)
 
     def _check(self, logits: Tensor) -> None:
         if not logits.is_floating_point():

@@ -1,7 +1,6 @@
 from torch import Tensor
 
 from ..ops import current_for
-from ..ops import implicit_sinkhorn as _registers  # noqa: F401
 from .base import Guarantees, Manifold, near_identity_square
 
 CLAMP = 10.0

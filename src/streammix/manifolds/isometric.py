@@ -2,7 +2,7 @@ import torch
 from torch import Tensor
 
 from .base import Guarantees, Manifold
-from .rotations import cayley, helmert, skew
+from .rotations import rotation, sums_kept
 
 
 class Isometric(Manifold):
@@ -27,9 +27,7 @@ class Isometric(Manifold):
 
     def forward(self, logits: Tensor) -> Tensor:
         n = self.streams
-        logits = self._wide(logits)
-        basis = helmert(n, logits)
-        return 1 / n + basis @ cayley(skew(logits, n - 1)) @ basis.mT
+        return sums_kept(rotation(self._wide(logits), n - 1), n)
 
     def identity_logits(self) -> Tensor:
         return torch.zeros(self.num_logits)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .base import OFF_DIAGONAL, Guarantees, Manifold
-from .rotations import cayley, skew
+from .rotations import rotation
 
 
 class Orthostochastic(Manifold):
@@ -37,8 +37,11 @@ class Orthostochastic(Manifold):
 
     def forward(self, logits: Tensor) -> Tensor:
         n, s = self.streams, self.s
-        Q = cayley(skew(self._wide(logits), n * s))
-        return Q.square().unflatten(-1, (n, s)).unflatten(-3, (n, s)).sum((-3, -1)) / s
+        Q = rotation(self._wide(logits), n * s)
+        # As one product: entry (i s + k, j s + l) of the squares, over s, adds to H_ij.
+        block = torch.eye(n, dtype=Q.dtype, device=Q.device).repeat_interleave(s, 0)
+        blocks = torch.einsum("ai,bj->abij", block, block).reshape((n * s) ** 2, n * n)
+        return (Q.square().flatten(-2) @ (blocks / s)).unflatten(-1, (n, n))
 
     def identity_logits(self) -> Tensor:
         return torch.full((self.num_logits,), math.exp(OFF_DIAGONAL / 2) / (2 * math.sqrt(self.s)))

@@ -1,36 +1,20 @@
-"""Skew-symmetric matrices, the Cayley map from them to rotations, and a basis of what is orthogonal to 1."""
+"""The Cayley map from logits to rotations, and a basis of what is orthogonal to 1."""
 
 import torch
 from torch import Tensor
 
-
-def skew(entries: Tensor, n: int) -> Tensor:
-    """(..., n (n - 1) / 2) -> (..., n, n): the strict upper triangle, row by row, minus its transpose."""
-    row, column = torch.triu_indices(n, n, 1, device=entries.device)
-    A = entries.new_zeros(*entries.shape[:-1], n * n).index_copy(-1, row * n + column, entries).unflatten(-1, (n, n))
-    return A - A.mT
+from ..ops import current_for
 
 
-def cayley(A: Tensor) -> Tensor:
-    """Q = (I + A)^-1 (I - A) for skew-symmetric A (..., n, n): every rotation that lacks the eigenvalue -1.
+def rotation(entries: Tensor, n: int) -> Tensor:
+    """Q = (I + A)^-1 (I - A): every rotation that lacks the eigenvalue -1, orthogonal to rounding for A of any size.
 
-    Orthogonal to rounding for A of any size: entries beyond 1e-3 / eps, where Q no longer resolves them, are scaled
-    back to that, and Newton-Schulz steps remove what rounding leaves: a few eps in the closed form of n <= 3, eps |A|
-    in a solve.
+    entries (..., n (n - 1) / 2): the skew-symmetric A above its diagonal, row by row. Only Q (..., n, n) is kept for
+    the backward pass.
     """
-    n = A.shape[-1]
-    eye = torch.eye(n, dtype=A.dtype, device=A.device)
     if n < 2:
-        return eye.expand_as(A) + A
-    limit = 1e-3 / torch.finfo(A.dtype).eps
-    A = A * (limit / A.abs().amax((-1, -2), keepdim=True).clamp(min=limit))
-    if n <= 3:  # A^3 = -a^2 A with a^2 = |A|_F^2 / 2
-        Q = eye - 2 * (A - A @ A) / (1 + A.square().sum((-1, -2), keepdim=True) / 2)
-    else:
-        Q = torch.linalg.solve_ex(eye + A, eye - A).result
-    for _ in range(1 if n <= 3 else 2):
-        Q = 1.5 * Q - 0.5 * Q @ (Q.mT @ Q)
-    return Q
+        return entries.new_ones(*entries.shape[:-1], n, n)
+    return current_for(entries, n).cayley(entries, n)
 
 
 def helmert(n: int, like: Tensor) -> Tensor:
@@ -38,3 +22,13 @@ def helmert(n: int, like: Tensor) -> Tensor:
     row = torch.arange(n, dtype=like.dtype, device=like.device).unsqueeze(-1)
     i = torch.arange(1, n, dtype=like.dtype, device=like.device)
     return torch.where(row < i, 1, torch.where(row == i, -i, 0)) / (i * (i + 1)).sqrt()
+
+
+def sums_kept(E: Tensor, n: int) -> Tensor:
+    """J + U E U' with J = 11'/n and U = helmert(n): E (..., n - 1, n - 1) acts on differences, means stay.
+
+    As one product with the Kronecker square of U: many small ones take several times as long.
+    """
+    U = helmert(n, E)
+    UU = torch.einsum("ia,jb->abij", U, U).reshape((n - 1) ** 2, n * n)
+    return (1 / n + E.flatten(-2) @ UU).unflatten(-1, (n, n))

@@ -3,7 +3,7 @@ from torch import Tensor, nn
 
 from .base import Guarantees, Manifold
 from .precision import parameter_dtype
-from .rotations import cayley, helmert, skew
+from .rotations import rotation, sums_kept
 
 IDENTITY_SIGMA = 4.0  # tanh(4) = 0.9993
 
@@ -40,10 +40,9 @@ class SpectralSphere(Manifold):
         n, m = self.streams, self.streams - 1
         logits = self._wide(logits)
         u, v, sigma = logits.tanh().split(self.sizes, -1)
-        gamma_u, gamma_v = self.gamma.to(logits.dtype)
-        U, V = cayley(skew(gamma_u * u, m)), cayley(skew(gamma_v * v, m))
-        basis = helmert(n, logits)
-        return 1 / n + (basis @ U * sigma.unsqueeze(-2)) @ (basis @ V).mT
+        angles = self.gamma.to(logits.dtype).unsqueeze(-1) * torch.stack([u, v], -2)
+        U, V = rotation(angles, m).unbind(-3)
+        return sums_kept((U * sigma.unsqueeze(-2)) @ V.mT, n)
 
     def identity_logits(self) -> Tensor:
         return torch.cat([torch.zeros(2 * self.sizes[0]), torch.full((self.sizes[2],), IDENTITY_SIGMA)])

@@ -2,7 +2,7 @@ import torch
 from torch import Tensor
 
 from .base import Guarantees, Manifold
-from .rotations import cayley
+from .rotations import rotation
 
 
 class Stiefel(Manifold):
@@ -40,10 +40,13 @@ class Stiefel(Manifold):
         self.guarantees = Guarantees(nonexpansive=exact, orthogonal=exact)
 
     def forward(self, logits: Tensor) -> Tensor:
-        L = self._square(self._wide(logits))
-        A = self.alpha / 2 * (L - L.mT)
+        L = self._wide(logits)
         if self.iterations is None:
-            return cayley(-A)
+            row, column = torch.triu_indices(self.streams, self.streams, 1, device=L.device)
+            above, below = (L.index_select(-1, i * self.streams + j) for i, j in ((row, column), (column, row)))
+            return rotation(self.alpha / 2 * (below - above), self.streams)
+        L = self._square(L)
+        A = self.alpha / 2 * (L - L.mT)
         eye = torch.eye(self.streams, dtype=A.dtype, device=A.device)
         Y = eye + 2 * A
         for _ in range(self.iterations):

@@ -1,6 +1,6 @@
 """torch.library operators: schema, fake kernel, autograd and vmap here; one folder a backend below."""
 
-from . import birkhoff, inference, sinkhorn, site, streams  # registers the operators
+from . import birkhoff, cayley, implicit_sinkhorn, inference, sinkhorn, site, streams  # registers the operators
 from .backend import Backend, backend, backends, current, current_for
 
 __all__ = [
@@ -8,8 +8,10 @@ __all__ = [
     "backend",
     "backends",
     "birkhoff",
+    "cayley",
     "current",
     "current_for",
+    "implicit_sinkhorn",
     "inference",
     "sinkhorn",
     "site",
