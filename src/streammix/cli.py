@@ -98,7 +98,8 @@ def sweep(
     """Train every recipe with several seeds and set mean and spread of the results in one table.
 
     A run that fails is named at the end and does not stop the others. The same command again continues what was
-    stopped, tries again what failed, and does not repeat what is finished. OUT/sweep.json holds every figure.
+    stopped, tries again what failed, and does not repeat what is finished. OUT/sweep.json holds every figure,
+    OUT/sweep.md the table.
     """
     from streammix.lab import sweep as sweeping
 
@@ -107,7 +108,7 @@ def sweep(
     with stoppable(f"the same command continues {out}" + " (without --fresh)" * fresh):
         result = sweeping.sweep(settings, names, numbers, kinds, out, fresh=fresh)
     sweeping.print_tables(result)
-    typer.echo(f"Figures: {out / sweeping.NAME}")
+    typer.echo(f"Figures: {out / sweeping.NAME}, as a page {out / sweeping.PAGE}")
     if result["failed"]:
         raise LabError("; ".join(f"{place}: {why}" for place, why in result["failed"].items()))
 

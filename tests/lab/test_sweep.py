@@ -52,12 +52,20 @@ def test_every_connection_seed_and_precision_once(
     assert losses[0] != losses[1]
     assert row["val_loss"] == pytest.approx(statistics.fmean(losses))
     assert row["val_loss_spread"] == pytest.approx(statistics.stdev(losses))
+    plain = [json.loads((out / f"float32/seed-{seed}/residual/summary.json").read_text()) for seed in (0, 3)]
+    over = [loss - run["val_loss"] for loss, run in zip(losses, plain)]
+    assert row["over_residual"] == pytest.approx(statistics.fmean(over))
+    assert row["over_residual_spread"] == pytest.approx(statistics.stdev(over))
+    assert result["rows"][0]["over_residual"] is None
     assert row["grad_norm_max"] == max(run["grad_norm_max"] for run in runs)
     assert row["below_bigram"] == (max(losses) < result["bigram_val_loss"]["float32"])
     print_tables(result)
     shown = capsys.readouterr().out
+    page = (out / "sweep.md").read_text()
     for row in result["rows"]:
         assert f"{row['val_loss']:.4f} ± {row['val_loss_spread']:.4f}" in shown
+        assert f"| {row['connection']} | {row['streams']} |" in page
+        assert f" | {row['val_loss']:.4f} ± {row['val_loss_spread']:.4f} | " in page
 
     assert sweep(settings, NAMES, ["0", "3"], ["float32", "bf16"], out) == result
     assert in_process == everything

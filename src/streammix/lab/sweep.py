@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from streammix.lab.compare import compare
-from streammix.lab.config import Config, connections
+from streammix.lab.config import RESIDUAL, Config, connections
 from streammix.lab.errors import LabError
-from streammix.lab.files import write_json
+from streammix.lab.files import replace_file, write_json
 
-NAME = "sweep.json"
+NAME, PAGE = "sweep.json", "sweep.md"
 PRECISIONS = ("float32", "bf16")
 
 
@@ -27,7 +27,8 @@ def sweep(
     *,
     fresh: bool = False,
 ) -> dict[str, Any]:
-    """Compare `names` for each precision and seed in OUT/PRECISION/seed-SEED, and return what OUT/sweep.json holds.
+    """Compare `names` for each precision and seed in OUT/PRECISION/seed-SEED, and return what OUT/sweep.json holds;
+    OUT/sweep.md has its tables.
 
     Args:
         settings: of every run, as Config takes them.
@@ -63,6 +64,7 @@ def sweep(
             result["bigram_val_loss"][precision] = one["bigram_val_loss"]
             result["rows"] = aggregate(result)
             write_json(out / NAME, result)
+            replace_file(out / PAGE, markdown(result).encode())
     return result
 
 
@@ -74,13 +76,22 @@ def as_seed(word: str) -> int:
 
 
 def aggregate(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a precision and connection, over the seeds that ended: mean, and standard deviation of two or more."""
+    """One row a precision and connection, over the seeds that ended: mean, and standard deviation of two or more.
+
+    "over_residual" is the loss less the plain residual model's of the same seed, which starts from the same weights and
+    sees the same text: far less noisy than the loss itself. None where that model is not in the sweep.
+    """
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for run in result["runs"]:
         groups.setdefault((run["precision"], run["connection"]), []).append(run)
+    baseline = {
+        (run["precision"], run["seed"]): run["val_loss"] for run in result["runs"] if run["connection"] == RESIDUAL
+    }
     rows = []
     for (precision, connection), runs in groups.items():
         losses = [run["val_loss"] for run in runs]
+        places = [(precision, run["seed"]) for run in runs]
+        over = [loss - baseline[place] for loss, place in zip(losses, places) if place in baseline]
         rows.append(
             {
                 "precision": precision,
@@ -89,7 +100,9 @@ def aggregate(result: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "streams": runs[0]["streams"],
                 "connection_parameters": runs[0]["connection_parameters"],
                 "val_loss": statistics.fmean(losses),
-                "val_loss_spread": statistics.stdev(losses) if len(losses) > 1 else None,
+                "val_loss_spread": spread(losses),
+                "over_residual": statistics.fmean(over) if over and connection != RESIDUAL else None,
+                "over_residual_spread": spread(over) if connection != RESIDUAL else None,
                 "grad_norm_median": statistics.median(run["grad_norm_median"] for run in runs),
                 "grad_norm_max": max(run["grad_norm_max"] for run in runs),
                 "tokens_per_s": statistics.median(run["tokens_per_s"] for run in runs),
@@ -99,39 +112,68 @@ def aggregate(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def spread(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+HEADINGS = (
+    *("connection", "streams", "own parameters", "seeds", "val loss", "over residual", "below bigram"),
+    *("grad norm median", "grad norm max", "tokens/s"),
+)
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """A row under HEADINGS."""
+    return [
+        row["connection"],
+        str(row["streams"]),
+        f"{row['connection_parameters']:,}",
+        str(row["seeds"]),
+        with_spread(row["val_loss"], row["val_loss_spread"], ".4f"),
+        with_spread(row["over_residual"], row["over_residual_spread"], "+.4f"),
+        "yes" if row["below_bigram"] else "no",
+        f"{row['grad_norm_median']:.3f}",
+        f"{row['grad_norm_max']:.3f}",
+        f"{row['tokens_per_s']:,.0f}",
+    ]
+
+
+def with_spread(mean: float | None, deviation: float | None, style: str) -> str:
+    if mean is None:
+        return ""
+    return f"{mean:{style}}" + (f" ± {deviation:.4f}" if deviation is not None else "")
+
+
+def title(result: Mapping[str, Any], precision: str) -> str:
+    baseline = result["bigram_val_loss"][precision]
+    return f"{precision}: validation loss in nats a byte, mean ± standard deviation over seeds; bigram {baseline:.4f}"
+
+
 def table(result: Mapping[str, Any], precision: str) -> Table:
     """One precision's rows for a terminal."""
-    baseline = result["bigram_val_loss"][precision]
-    title = f"{precision}: validation loss in nats a byte, mean ± standard deviation over seeds; bigram {baseline:.4f}"
-    shown = Table(title=title, title_justify="left")
-    shown.add_column("connection", no_wrap=True)
-    headings = (
-        "streams",
-        "own\nparameters",
-        "seeds",
-        "val loss",
-        "below\nbigram",
-        "grad norm\nmedian",
-        "max",
-        "tokens/s",
-    )
-    for heading in headings:
-        shown.add_column(heading, justify="right", no_wrap=True)
+    shown = Table(title=title(result, precision), title_justify="left")
+    for heading in HEADINGS:
+        narrow = "\n".join(heading.rsplit(" ", 1))
+        shown.add_column(narrow, justify="left" if heading == HEADINGS[0] else "right", no_wrap=True)
     for row in result["rows"]:
         if row["precision"] == precision:
-            spread = row["val_loss_spread"]
-            shown.add_row(
-                row["connection"],
-                str(row["streams"]),
-                f"{row['connection_parameters']:,}",
-                str(row["seeds"]),
-                f"{row['val_loss']:.4f}" + (f" ± {spread:.4f}" if spread is not None else ""),
-                "yes" if row["below_bigram"] else "no",
-                f"{row['grad_norm_median']:.3f}",
-                f"{row['grad_norm_max']:.3f}",
-                f"{row['tokens_per_s']:,.0f}",
-            )
+            shown.add_row(*cells(row))
     return shown
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """All rows for a page."""
+    lines = []
+    for precision in result["bigram_val_loss"]:
+        lines += [
+            title(result, precision),
+            "",
+            f"| {' | '.join(HEADINGS)} |",
+            "|---" + "|--:" * (len(HEADINGS) - 1) + "|",
+        ]
+        lines += [f"| {' | '.join(cells(row))} |" for row in result["rows"] if row["precision"] == precision]
+        lines.append("")
+    return "\n".join(lines)
 
 
 def print_tables(result: Mapping[str, Any]) -> None:
