@@ -342,3 +342,16 @@ def test_wrong_kinds_of_argument():
         sm.Stack([nn.Tanh(), 3], 8)
     with pytest.raises(TypeError, match=r"manifold: got Birkhoff; Stack accepts a name"):
         sm.Stack([nn.Tanh()], 8, manifold=sm.manifolds.Birkhoff(4))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_no_token_sees_a_later_one(name, seed):
+    model = sm.Stack([nn.Sequential(nn.RMSNorm(8), nn.Linear(8, 8)) for _ in range(4)], 8, recipe=name)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    x = torch.randn(2, 10, 8)
+    other = torch.cat([x[:, :6], torch.randn(2, 4, 8)], 1)
+    before, after = model(x), model(other)
+    assert torch.equal(before[:, :6], after[:, :6])
+    assert not torch.equal(before[:, 6:], after[:, 6:])
