@@ -1,5 +1,8 @@
 """What a user calls on tensors: projections of mixing matrices, and the maps between streams and branches."""
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -160,6 +163,11 @@ def computing_dtype(dtype: torch.dtype) -> torch.dtype:
 def autocast_enabled(tensor: Tensor) -> bool:
     """Whether autocast is on for the tensor's device; never on meta, which has none."""
     return not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Autocast off for x's device, where it is on."""
+    return torch.autocast(x.device.type, enabled=False) if autocast_enabled(x) else nullcontext()
 
 
 def check_floating(name: str, tensor: Tensor) -> None:

@@ -114,6 +114,17 @@ def test_half_precision_logits(manifold, seed):
     torch.testing.assert_close(H, manifold(logits.float()).to(H.dtype), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("manifold", OF_FOUR, ids=label)
+def test_autocast_does_not_reach_the_map(manifold, seed):
+    logits = torch.randn(7, manifold.num_logits)
+    with torch.autocast("cpu", torch.bfloat16):
+        under = manifold(logits)
+        half = manifold(logits.bfloat16())
+    assert torch.equal(under, manifold(logits))
+    assert half.dtype == torch.float32
+    assert torch.equal(half, manifold(logits.bfloat16().float()))
+
+
 @pytest.mark.parametrize("manifold", MANIFOLDS, ids=label)
 def test_start_is_close_to_the_identity(manifold):
     n = manifold.streams

@@ -4,15 +4,13 @@ Each generator maps x (..., n, C) to the read logits (..., n), the write logits 
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..functional import autocast_enabled, computing_dtype
+from ..functional import computing_dtype
 from ..manifolds.precision import AtLeastFloat32, parameter_dtype
 from ..ops import current_for
 
@@ -153,8 +151,3 @@ def one_pass(x: Tensor, computing: torch.dtype) -> bool:
     """Whether the operators on whole sites take these streams: not under torch.func's transforms, nor when parameters
     are wider than the streams' computing type."""
     return computing == computing_dtype(x.dtype) and not torch._C._are_functorch_transforms_active()
-
-
-def full_precision(x: Tensor) -> AbstractContextManager[Any]:
-    """Autocast off for x's device, where it is on."""
-    return torch.autocast(x.device.type, enabled=False) if autocast_enabled(x) else nullcontext()

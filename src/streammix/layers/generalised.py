@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..functional import full_precision
 from ..recipes import Recipe
 from . import initialisation
-from .coefficients import Coefficients, Flattened, Static, full_precision
+from .coefficients import Coefficients, Flattened, Static
 from .from_recipe import activate, frozen_gate, manifold_of
 from .segments import PerSegment, combine, run_branch
 

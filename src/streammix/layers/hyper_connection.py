@@ -11,13 +11,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .. import recipes
-from ..functional import autocast_enabled, check_floating, read, write
+from ..functional import check_floating, read, write
 from ..manifolds import Manifold
 from ..ops import current_for
 from ..ops.site import ACTIVATION_CODES
 from ..recipes import Connection, Recipe
 from . import initialisation
-from .coefficients import Coefficients, Flattened, PerStream, Static, full_precision, one_pass
+from .coefficients import Coefficients, Flattened, PerStream, Static, one_pass
 from .from_recipe import activate, check_index, frozen_gate, manifold_of
 from .temper import CP
 
@@ -172,10 +172,7 @@ class HyperConnection(nn.Module):
         if operators and (manifold := self._projection()):
             n = self.streams
             return operators.birkhoff(logits.view(*logits.shape[:-1], n, n), manifold.tol)
-        if not autocast_enabled(x):
-            return self.manifold(logits)
-        with full_precision(x):
-            return self.manifold(logits)
+        return self.manifold(logits)
 
     def _projection(self) -> Manifold | None:
         """The manifold, where the operator of the exact projection may stand in for it."""

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from ..functional import read
+from ..functional import full_precision, read
 from ..manifolds.precision import AtLeastFloat32, parameter_dtype
 from ..recipes import Recipe
 from . import initialisation
-from .coefficients import Coefficients, Flattened, Static, full_precision
+from .coefficients import Coefficients, Flattened, Static
 from .from_recipe import activate, check_index, frozen_gate, manifold_of
 from .segments import combine, run_branch
 from .temporal import TemporalBasis

@@ -4,8 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..functional import full_precision
 from ..manifolds.precision import parameter_dtype
-from .coefficients import Coefficients, Logits, full_precision
+from .coefficients import Coefficients, Logits
 
 
 class CP(Coefficients):

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..functional import full_precision
 from ..manifolds.precision import AtLeastFloat32, parameter_dtype
-from .coefficients import full_precision
 
 #: A direction whose square is this small a part of what it was before the others were taken out counts as none: what is
 #: left of it is rounding.

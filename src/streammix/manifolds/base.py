@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..functional import autocast_enabled, full_precision
 from .precision import AtLeastFloat32
 
 
@@ -51,6 +52,13 @@ class Manifold(AtLeastFloat32):
         if isinstance(streams, bool) or not isinstance(streams, int) or streams < 1:
             raise ValueError(f"streams: got {streams!r}; accepted: integers >= 1")
         self.streams = streams
+
+    def __call__(self, logits: Float[Tensor, "*batch num_logits"]) -> Float[Tensor, "*batch n n"]:
+        """`forward`, which autocast does not reach: where it is on, half-precision logits are widened to float32."""
+        if not isinstance(logits, Tensor) or not autocast_enabled(logits):
+            return super().__call__(logits)
+        with full_precision(logits):
+            return super().__call__(logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits)
 
     def forward(self, logits: Float[Tensor, "*batch num_logits"]) -> Float[Tensor, "*batch n n"]:
         """(..., num_logits) -> (..., n, n)."""

@@ -2,6 +2,7 @@ import torch
 from torch import Tensor
 
 from .base import Guarantees, Manifold
+from .precision import parameter_dtype
 
 
 class Quaternion(Manifold):
@@ -28,17 +29,34 @@ class Quaternion(Manifold):
         super().__init__(streams)
         if streams != 4:
             raise ValueError(f"streams: got {streams}; Quaternion accepts 4")
+        self.products: Tensor
+        self.register_buffer("products", torch.empty(16, 16, dtype=parameter_dtype()), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        units = torch.eye(4, device="cpu")
+        self.products.copy_(torch.einsum("aij,bjk->abik", _left(units), _right(units)).reshape(16, 16))
 
     def forward(self, logits: Tensor) -> Tensor:
-        q, r = self._wide(logits).unflatten(-1, (2, 4)).unbind(-2)
-        w, x, y, z = _unit(q).unbind(-1)
-        left = torch.stack([w, -x, -y, -z, x, w, -z, y, y, z, w, -x, z, -y, x, w], -1)
-        w, x, y, z = _unit(r).unbind(-1)
-        right = torch.stack([w, x, y, z, -x, w, -z, y, -y, z, w, -x, -z, -y, x, w], -1)
-        return left.unflatten(-1, (4, 4)) @ right.unflatten(-1, (4, 4))
+        q, r = (_unit(part) for part in self._wide(logits).unflatten(-1, (2, 4)).unbind(-2))
+        # left(q) right(r) is linear in each: one product with those of the units takes less than making both.
+        pairs = (q.unsqueeze(-1) * r.unsqueeze(-2)).flatten(-2)
+        return (pairs @ self.products.to(pairs.dtype)).unflatten(-1, (4, 4))
 
     def identity_logits(self) -> Tensor:
         return torch.zeros(8)
+
+
+def _left(q: Tensor) -> Tensor:
+    """(..., 4) -> (..., 4, 4): x -> q x."""
+    w, x, y, z = q.unbind(-1)
+    return torch.stack([w, -x, -y, -z, x, w, -z, y, y, z, w, -x, z, -y, x, w], -1).unflatten(-1, (4, 4))
+
+
+def _right(r: Tensor) -> Tensor:
+    """(..., 4) -> (..., 4, 4): x -> x conj(r)."""
+    w, x, y, z = r.unbind(-1)
+    return torch.stack([w, x, y, z, -x, w, -z, y, -y, z, w, -x, -z, -y, x, w], -1).unflatten(-1, (4, 4))
 
 
 def _unit(logits: Tensor) -> Tensor:
