@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..functional import computing_dtype
+from ..functional import computing_dtype, full_precision
 from ..manifolds.precision import AtLeastFloat32, parameter_dtype
 from ..ops import current_for
 
