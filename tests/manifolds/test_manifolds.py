@@ -125,6 +125,55 @@ def test_autocast_does_not_reach_the_map(manifold, seed):
     assert torch.equal(half, manifold(logits.bfloat16().float()))
 
 
+@pytest.fixture
+def rough_products():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("manifold", MANIFOLDS, ids=label)
+def test_guarantees_hold_with_rough_matmuls(manifold, rough_products, seed):
+    """Float32 products may then round their factors to TF32 or, on CPUs that have it, bfloat16."""
+    n, promised = manifold.streams, manifold.guarantees
+    H = manifold(torch.randn(500, manifold.num_logits)).double()
+    if promised.rows:
+        assert (H.sum(-1) - 1).abs().max() <= 4e-7 * n
+    if promised.columns:
+        assert (H.sum(-2) - 1).abs().max() <= 4e-7 * n
+    if promised.orthogonal:
+        assert (H.mT @ H - torch.eye(n)).abs().max() <= 2e-6
+
+
+@pytest.mark.parametrize("manifold", OF_FOUR, ids=label)
+def test_a_bad_matrix_that_is_left_out_has_no_gradient(manifold, seed):
+    M = sm.manifolds
+    if not learns(manifold) or isinstance(manifold, (M.Birkhoff, M.Sinkhorn, M.ImplicitSinkhorn)):
+        return  # those three keep the matrix for their gradient, which is NaN with it
+    logits = torch.randn(3, manifold.num_logits)
+    logits[1, -1] = torch.inf
+    logits.requires_grad_()
+    H = manifold(logits)
+    kept = torch.where(H.isfinite().all(-1, keepdim=True).all(-2, keepdim=True), H, 0)
+    (grad,) = torch.autograd.grad(kept.square().sum(), logits)
+    assert grad.isfinite().all()
+    assert not grad[1].any()
+
+
+@pytest.mark.parametrize("make", [sm.manifolds.Stiefel, sm.manifolds.Isometric, sm.manifolds.SpectralSphere])
+@pytest.mark.parametrize("n", [1, 2])
+def test_small_ones_have_a_gradient(make, n, seed):
+    manifold = make(n)
+    logits = torch.randn(3, manifold.num_logits, requires_grad=True)
+    grads = torch.autograd.grad(manifold(logits).sum(), [logits, *manifold.parameters()])
+    assert all(grad.isfinite().all() for grad in grads)
+
+
+def test_one_stream_with_a_bad_logit():
+    assert sm.manifolds.Stiefel(1)(torch.tensor([torch.nan])).isnan().all()
+
+
 @pytest.mark.parametrize("manifold", MANIFOLDS, ids=label)
 def test_start_is_close_to_the_identity(manifold):
     n = manifold.streams

@@ -171,3 +171,12 @@ def test_tolerance_is_honoured(seed):
     loose, tight = sm.birkhoff(R, tol=1e-1), sm.birkhoff(R, tol=1e-30)
     assert marginal_error(tight).max() <= 2e-6
     assert 1e-6 < marginal_error(loose).max() <= 1e-1
+
+
+@pytest.mark.parametrize("name", ["auto", "eager"])
+@pytest.mark.parametrize("tol", [1e-2, 0.1, 0.5])
+@pytest.mark.parametrize("n", [3, 4, 8])
+def test_rows_sum_to_one_whatever_the_tolerance(n, tol, name, seed):
+    with sm.backend(name):
+        T = sm.birkhoff(3 * torch.randn(500, n, n), tol=tol)
+    assert (T.double().sum(-1) - 1).abs().max() <= 1e-6

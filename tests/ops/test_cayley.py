@@ -14,13 +14,16 @@ NAMESPACES = [DISPATCHED, EAGER]
 @pytest.mark.parametrize("scale", [1e-3, 1, 30, 1e4, 1e30])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_native_and_plain(n, scale, dtype, seed):
-    """Against the plain one in float64, of entries as near as float32 takes them."""
+    """Against the plain one in float64, of entries as near as float32 takes them; that one against a solve."""
     entries = scale * torch.randn(19, n * (n - 1) // 2, dtype=dtype)
     wide = entries.double()
     if dtype == torch.float32:
-        wide = wide * (1e-3 / torch.finfo(dtype).eps / wide.abs().amax(-1, keepdim=True)).clamp(max=1)
+        wide = wide * (2.0**22 / wide.abs().amax(-1, keepdim=True)).clamp(max=1)
     Q = operators[DISPATCHED].cayley(entries, n)
     exact = plain.cayley(wide, n)
+    if scale <= 1e4:
+        A, eye = plain.skew(entries.double(), n), torch.eye(n, dtype=torch.float64)
+        torch.testing.assert_close(exact, torch.linalg.solve(eye + A, eye - A), rtol=0, atol=1e-11 * max(1, scale))
     if dtype == torch.float32 or scale <= 30:
         torch.testing.assert_close(Q.double(), exact, rtol=0, atol=1e-6 if dtype == torch.float32 else 1e-12)
     gram = Q.double().mT @ Q.double()
@@ -50,13 +53,31 @@ def test_shapes(shape, namespace, seed):
     assert grad.shape == entries.shape
 
 
-def test_any_batch_and_strides(seed):
-    entries = torch.randn(70, 6)
-    Q = operators[DISPATCHED].cayley(entries, 4)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [3, 4, 6])
+def test_any_batch_and_strides(n, dtype, seed):
+    ops = operators[DISPATCHED]
+    entries, G = torch.randn(70, n * (n - 1) // 2, dtype=dtype), torch.randn(70, n, n, dtype=dtype)
+    Q = ops.cayley(entries, n)
+    D = ops.cayley_backward(G, Q)
     for first, size in [(0, 1), (3, 7), (8, 8), (5, 65)]:
-        assert torch.equal(operators[DISPATCHED].cayley(entries[first : first + size], 4), Q[first : first + size])
-    strided = entries.t().contiguous().t()
-    assert torch.equal(operators[DISPATCHED].cayley(strided, 4), Q)
+        part = slice(first, first + size)
+        assert torch.equal(ops.cayley(entries[part], n), Q[part])
+        assert torch.equal(ops.cayley_backward(G[part], Q[part]), D[part])
+    assert torch.equal(ops.cayley(entries.t().contiguous().t(), n), Q)
+    assert torch.equal(ops.cayley_backward(G.mT.contiguous().mT, Q.mT.contiguous().mT), D)
+
+
+def test_second_derivatives_under_autocast(seed):
+    entries = torch.randn(3, 6, requires_grad=True)
+
+    def second():
+        (first,) = torch.autograd.grad(sm.ops.current().cayley(entries, 4).pow(3).sum(), entries, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), entries)[0]
+
+    plain_one = second()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(second(), plain_one)
 
 
 @pytest.mark.skipif(not sm.ops.cpu.library.loaded, reason="the native library is not built")

@@ -43,6 +43,7 @@ def lost(call) -> float:
 
 
 def operators():
+    """Name -> a call."""
     n, C = 4, 8
     R, x, y = torch.randn(2, n, n), torch.randn(2, n, C), torch.randn(2, C)
     weights = torch.rand(2, n)
@@ -61,7 +62,11 @@ def operators():
     }
 
 
-@pytest.mark.parametrize("name", operators())
+NAMES = ["birkhoff", "birkhoff_backward", "cayley", "cayley_backward", "implicit_sinkhorn"]
+NAMES += ["sinkhorn", "sinkhorn_backward", "read", "write"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_operators_lose_no_memory(name):
     call = operators()[name]
     with torch.no_grad():

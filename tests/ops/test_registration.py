@@ -71,6 +71,14 @@ def plain_loss(R):
     return (T * M).square().sum()
 
 
+@pytest.mark.filterwarnings("ignore")  # deprecated by torch, and used all the same
+def test_a_trace_holds_operators(seed, tmp_path):
+    R = torch.randn(2, 4, 4, requires_grad=True)
+    traced = torch.jit.trace(lambda r: 2 * sm.birkhoff(r), (R,))
+    assert "streammix::birkhoff" in str(traced.graph)
+    torch.jit.save(traced, str(tmp_path / "traced.pt"))
+
+
 @pytest.mark.parametrize("name", ["auto", "eager"])
 def test_functional_transforms(name, seed):
     R = torch.randn(3, 3, dtype=torch.float64)

@@ -11,9 +11,6 @@
 namespace streammix {
 namespace {
 
-using torch::stable::detail::from;
-using torch::stable::detail::to;
-
 constexpr int64_t larger_than_caches = int64_t(4) << 20;  // bytes of results; they and what they are made of take two or three times that
 
 Matrices matrices_of(const Tensor& t) {
@@ -133,7 +130,7 @@ Tensor sinkhorn_backward(const Tensor& grad, const Tensor& logits, int64_t round
 // Sinkhorn's arguments from the dispatcher's stack, by hand: in torch up to 2.13 TORCH_BOX loses the memory of a string with every
 // call (pytorch/pytorch#190493).
 std::string take_text(StableIValue value) {
-    const auto handle = to<StringHandle>(value);
+    const auto handle = torch::stable::detail::to<StringHandle>(value);
     size_t length = 0;
     const char* data = nullptr;
     STD_TORCH_CHECK(!torch_string_length(handle, &length) && !torch_string_c_str(handle, &data), "streammix: not a string");
@@ -142,10 +139,12 @@ std::string take_text(StableIValue value) {
     return text;
 }
 void boxed_sinkhorn(StableIValue* stack, uint64_t, uint64_t) {
+    using torch::stable::detail::from, torch::stable::detail::to;
     const std::string recipe = take_text(stack[2]);
     stack[0] = from(sinkhorn(to<Tensor>(stack[0]), to<int64_t>(stack[1]), recipe));
 }
 void boxed_sinkhorn_backward(StableIValue* stack, uint64_t, uint64_t) {
+    using torch::stable::detail::from, torch::stable::detail::to;
     const std::string recipe = take_text(stack[3]);
     const auto grad = to<Tensor>(stack[0]), logits = to<Tensor>(stack[1]);
     stack[0] = from(sinkhorn_backward(grad, logits, to<int64_t>(stack[2]), recipe));

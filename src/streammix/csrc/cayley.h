@@ -13,9 +13,10 @@ SM_FN constexpr int upper(int n) {
     return size<N>(n) * (size<N>(n) - 1) / 2;
 }
 
-// Entries beyond it are scaled back to it, the matrix as a whole: further out Q differs from its limit by less than Memory resolves.
+// A with an entry beyond it is scaled back to it, as a whole: Q's error is eps |A|, which float32 must not see and which the corrections
+// of float64 must be able to remove.
 template <class Memory>
-inline constexpr double cayley_limit = 1e-3 / Format<Memory>::eps;
+inline constexpr double cayley_limit = sizeof(Memory) == sizeof(float) ? 1 << 22 : 1e-3 / Format<double>::eps;
 
 // Q <- 1.5 Q - 0.5 Q (Q'Q), a step of Newton-Schulz towards the nearest rotation. w: room for n*n numbers.
 template <int N, class V>

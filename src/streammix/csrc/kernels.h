@@ -83,7 +83,7 @@ struct Kernels {
     void (*sinkhorn_backward)(Matrices, const void* grad, const void* logits, void* out, int64_t begin, int64_t end, int rounds, Recipe);
 
     // Q: rotations, by the Cayley map of the entries above the diagonal of skew-symmetric matrices, n (n - 1) / 2 each, row by row;
-    // and the gradient of these from Q and its. float32 and float64.
+    // and the gradient of the entries from Q and the gradient of Q. float32 and float64.
     void (*cayley)(Matrices, const void* entries, void* Q, int64_t begin, int64_t end);
     void (*cayley_backward)(Matrices, const void* grad, const void* Q, void* out, int64_t begin, int64_t end);
 

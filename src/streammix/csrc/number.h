@@ -308,6 +308,7 @@ struct MaskOf<Pair<V>> {
 #define SM_PAIRED(f) \
     template <class V> SM_FN Pair<V> f(Pair<V> x) { return {f(x.a), f(x.b)}; }
 SM_PAIRED(abs)
+SM_PAIRED(sqrt)
 SM_PAIRED(reciprocal)
 SM_PAIRED(rough_reciprocal)
 SM_PAIRED(round_even)

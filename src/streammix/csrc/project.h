@@ -78,8 +78,8 @@ SM_FN void normalise_rows(V* T, int n_) {
     }
 }
 
-// One Sinkhorn pass, columns then rows, as corrections T += T (1 - s): with sums s next to one this rounds least, and differs from
-// T / s by the square of 1 - s, which is within the tolerance.
+// One Sinkhorn pass, columns then rows, as corrections T += T (1 - s) / s: with sums s next to one this rounds least. Of the columns,
+// which the rows disturb again, to first order: T += T (1 - s) is off by (1 - s)^2, which is within the tolerance.
 template <int N, class V>
 SM_FN void polish(V* T, int n_) {
     const int n = size<N>(n_);
@@ -89,7 +89,8 @@ SM_FN void polish(V* T, int n_) {
     }
     SM_UNROLL for (int i = 0; i < n; ++i) {
         const V missing = one_minus_sum<N>(T + i * n, 1, n);
-        SM_UNROLL for (int j = 0; j < n; ++j) T[i * n + j] += T[i * n + j] * missing;
+        const V r = missing * reciprocal(Scalar<V>(1) - missing);
+        SM_UNROLL for (int j = 0; j < n; ++j) T[i * n + j] += T[i * n + j] * r;
     }
 }
 

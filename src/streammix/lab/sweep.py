@@ -79,7 +79,7 @@ def aggregate(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row a precision and connection, over the seeds that ended: mean, and standard deviation of two or more.
 
     "over_residual" is the loss less the plain residual model's of the same seed, which starts from the same weights and
-    sees the same text: far less noisy than the loss itself. None where that model is not in the sweep.
+    sees the same text: far less noisy than the loss itself. None where a seed lacks that model, and in its own row.
     """
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for run in result["runs"]:
@@ -91,6 +91,7 @@ def aggregate(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     for (precision, connection), runs in groups.items():
         losses = [run["val_loss"] for run in runs]
         places = [(precision, run["seed"]) for run in runs]
+        paired = connection != RESIDUAL and all(place in baseline for place in places)
         over = [loss - baseline[place] for loss, place in zip(losses, places) if place in baseline]
         rows.append(
             {
@@ -101,8 +102,8 @@ def aggregate(result: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "connection_parameters": runs[0]["connection_parameters"],
                 "val_loss": statistics.fmean(losses),
                 "val_loss_spread": spread(losses),
-                "over_residual": statistics.fmean(over) if over and connection != RESIDUAL else None,
-                "over_residual_spread": spread(over) if connection != RESIDUAL else None,
+                "over_residual": statistics.fmean(over) if paired else None,
+                "over_residual_spread": spread(over) if paired else None,
                 "grad_norm_median": statistics.median(run["grad_norm_median"] for run in runs),
                 "grad_norm_max": max(run["grad_norm_max"] for run in runs),
                 "tokens_per_s": statistics.median(run["tokens_per_s"] for run in runs),

@@ -105,7 +105,8 @@ class Manifold(AtLeastFloat32):
         """The logits, checked, in float32 at least; all of a matrix's NaN if one of them is not finite."""
         self._check(logits)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return logits + (logits.detach() * 0).sum(-1, keepdim=True)
+        finite = (logits.detach() * 0).sum(-1, keepdim=True) == 0
+        return torch.where(finite, logits, torch.nan)
 
     def _check(self, logits: Tensor) -> None:
         if not logits.is_floating_point():

@@ -2,7 +2,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import Guarantees, Manifold
-from .precision import parameter_dtype
+from .precision import parameter_dtype, product
 
 
 class Grassmann(Manifold):
@@ -46,7 +46,7 @@ class Grassmann(Manifold):
     def forward(self, logits: Tensor) -> Tensor:
         logits = self._wide(logits)
         U = torch.linalg.qr(self.V.to(logits.dtype)).Q
-        return (U @ U.mT).expand(*logits.shape[:-1], self.streams, self.streams)
+        return product(U, U.mT).expand(*logits.shape[:-1], self.streams, self.streams)
 
     def identity_logits(self) -> Tensor:
         """None: the nearest to the identity is where V starts."""

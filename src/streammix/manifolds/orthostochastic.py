@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .base import OFF_DIAGONAL, Guarantees, Manifold
+from .precision import product
 from .rotations import rotation
 
 
@@ -40,8 +41,8 @@ class Orthostochastic(Manifold):
         Q = rotation(self._wide(logits), n * s)
         # As one product: entry (i s + k, j s + l) of the squares, over s, adds to H_ij.
         block = torch.eye(n, dtype=Q.dtype, device=Q.device).repeat_interleave(s, 0)
-        blocks = torch.einsum("ai,bj->abij", block, block).reshape((n * s) ** 2, n * n)
-        return (Q.square().flatten(-2) @ (blocks / s)).unflatten(-1, (n, n))
+        blocks = (block[:, None, :, None] * block[None, :, None, :]).reshape((n * s) ** 2, n * n)
+        return product(Q.square().flatten(-2), blocks / s).unflatten(-1, (n, n))
 
     def identity_logits(self) -> Tensor:
         return torch.full((self.num_logits,), math.exp(OFF_DIAGONAL / 2) / (2 * math.sqrt(self.s)))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .base import OFF_DIAGONAL, Guarantees, Manifold
-from .precision import parameter_dtype
+from .precision import parameter_dtype, product
 
 ALL_UP_TO = 6  # streams up to which all n! permutations are taken: 720
 
@@ -63,7 +63,7 @@ class Permutations(Manifold):
 
     def forward(self, logits: Tensor) -> Tensor:
         a = self._wide(logits).softmax(-1)
-        return (a @ self.matrices.to(a.dtype)).unflatten(-1, (self.streams, self.streams))
+        return product(a, self.matrices).unflatten(-1, (self.streams, self.streams))
 
     def identity_logits(self) -> Tensor:
         others = OFF_DIAGONAL - math.log(max(self.num_logits - 1, 23) / 23)

@@ -2,7 +2,7 @@ import torch
 from torch import Tensor
 
 from .base import Guarantees, Manifold
-from .precision import parameter_dtype
+from .precision import parameter_dtype, product
 
 
 class Quaternion(Manifold):
@@ -41,7 +41,7 @@ class Quaternion(Manifold):
         q, r = (_unit(part) for part in self._wide(logits).unflatten(-1, (2, 4)).unbind(-2))
         # left(q) right(r) is linear in each: one product with those of the units takes less than making both.
         pairs = (q.unsqueeze(-1) * r.unsqueeze(-2)).flatten(-2)
-        return (pairs @ self.products.to(pairs.dtype)).unflatten(-1, (4, 4))
+        return product(pairs, self.products).unflatten(-1, (4, 4))
 
     def identity_logits(self) -> Tensor:
         return torch.zeros(8)

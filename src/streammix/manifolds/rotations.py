@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ..ops import current_for
+from .precision import product
 
 
 def rotation(entries: Tensor, n: int) -> Tensor:
@@ -12,8 +13,8 @@ def rotation(entries: Tensor, n: int) -> Tensor:
     entries (..., n (n - 1) / 2): the skew-symmetric A above its diagonal, row by row. Only Q (..., n, n) is kept for
     the backward pass.
     """
-    if n < 2:
-        return entries.new_ones(*entries.shape[:-1], n, n)
+    if n < 2:  # no entries; autograd sees them all the same
+        return entries.new_ones(*entries.shape[:-1], n, n) + entries.sum(-1)[..., None, None]
     return current_for(entries, n).cayley(entries, n)
 
 
@@ -29,6 +30,6 @@ def sums_kept(E: Tensor, n: int) -> Tensor:
 
     As one product with the Kronecker square of U: many small ones take several times as long.
     """
-    U = helmert(n, E)
-    UU = torch.einsum("ia,jb->abij", U, U).reshape((n - 1) ** 2, n * n)
-    return (1 / n + E.flatten(-2) @ UU).unflatten(-1, (n, n))
+    U = helmert(n, E).mT
+    UU = (U[:, None, :, None] * U[None, :, None, :]).reshape((n - 1) ** 2, n * n)
+    return (1 / n + product(E.flatten(-2), UU)).unflatten(-1, (n, n))

@@ -2,7 +2,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import Guarantees, Manifold
-from .precision import parameter_dtype
+from .precision import parameter_dtype, product
 from .rotations import rotation, sums_kept
 
 IDENTITY_SIGMA = 4.0  # tanh(4) = 0.9993
@@ -42,7 +42,7 @@ class SpectralSphere(Manifold):
         u, v, sigma = logits.tanh().split(self.sizes, -1)
         angles = self.gamma.to(logits.dtype).unsqueeze(-1) * torch.stack([u, v], -2)
         U, V = rotation(angles, m).unbind(-3)
-        return sums_kept((U * sigma.unsqueeze(-2)) @ V.mT, n)
+        return sums_kept(product(U * sigma.unsqueeze(-2), V.mT), n)
 
     def identity_logits(self) -> Tensor:
         return torch.cat([torch.zeros(2 * self.sizes[0]), torch.full((self.sizes[2],), IDENTITY_SIGMA)])

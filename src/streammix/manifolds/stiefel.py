@@ -41,6 +41,8 @@ class Stiefel(Manifold):
 
     def forward(self, logits: Tensor) -> Tensor:
         L = self._wide(logits)
+        if self.streams == 1:
+            return 1 + 0 * L.unsqueeze(-1)
         if self.iterations is None:
             row, column = torch.triu_indices(self.streams, self.streams, 1, device=L.device)
             above, below = (L.index_select(-1, i * self.streams + j) for i, j in ((row, column), (column, row)))

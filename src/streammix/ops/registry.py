@@ -65,7 +65,8 @@ def _differentiable(
     ops = operators[namespace]
 
     def backward_in_namespace(ctx: Any, *grads: Tensor) -> Any:
-        return backward(ops, ctx, *grads)
+        with torch._C._DisableAutocast():
+            return backward(ops, ctx, *grads)
 
     def vmap(info: Any, in_dims: Sequence[int | None], *args: Any) -> Any:
         batched = [_to_front(info.batch_size, dim, arg) for dim, arg in zip(in_dims, args)]
@@ -92,11 +93,12 @@ def _differentiable(
         save(ctx, args, out)
         return out
 
-    # Everywhere else outside torch.compile a plain one serves, which takes half of register_autograd's time.
+    # Everywhere else, but for torch.compile and torch.jit.trace, a plain one serves, which takes half of
+    # register_autograd's time.
     plain = _function(name, forward=forward, backward=backward_in_namespace)
 
     def call(*args: Any) -> Any:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state():
             return op(*args)
         if torch._C._are_functorch_transforms_active():
             return under_transforms.apply(*args)

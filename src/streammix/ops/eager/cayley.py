@@ -1,5 +1,7 @@
 """The Cayley map in plain PyTorch."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,13 +16,13 @@ def skew(entries: Tensor, n: int) -> Tensor:
 def cayley(entries: Tensor, n: int) -> Tensor:
     """Q = (I + A)^-1 (I - A), A = skew(entries), n >= 2: (..., n (n - 1) / 2) -> (..., n, n).
 
-    Orthogonal to rounding for A of any size: entries beyond 1e-3 / eps, where Q no longer resolves them, are scaled
-    back to that, and Newton-Schulz steps remove what rounding leaves: a few eps in the closed form of n <= 3, eps |A|
-    in a solve.
+    Orthogonal to rounding for A of any size. Made in float64, where the device has it; Newton-Schulz steps remove what
+    rounding leaves: a few eps in the closed form of n <= 3, eps |A| in a solve. A with an entry beyond 2^22 (float32)
+    or 1e-3 / eps (float64) is scaled back to that as a whole; the gradient is then that of the scaled one.
     """
-    A = skew(entries, n)
+    A = skew(entries if entries.is_mps else entries.double(), n)
     eye = torch.eye(n, dtype=A.dtype, device=A.device)
-    limit = 1e-3 / torch.finfo(A.dtype).eps
+    limit = min(1e-3 / torch.finfo(A.dtype).eps, 2.0**22 if entries.dtype == torch.float32 else math.inf)
     A = A * (limit / A.abs().amax((-1, -2), keepdim=True).clamp(min=limit))
     if n <= 3:  # A^3 = -a^2 A with a^2 = |A|_F^2 / 2
         Q = eye - 2 * (A - A @ A) / (1 + A.square().sum((-1, -2), keepdim=True) / 2)
@@ -28,7 +30,7 @@ def cayley(entries: Tensor, n: int) -> Tensor:
         Q = torch.linalg.solve_ex(eye + A, eye - A).result
     for _ in range(1 if n <= 3 else 3):
         Q = 1.5 * Q - 0.5 * Q @ (Q.mT @ Q)
-    return Q.contiguous()
+    return Q.to(entries.dtype).contiguous()
 
 
 def cayley_backward(grad: Tensor, Q: Tensor) -> Tensor:
