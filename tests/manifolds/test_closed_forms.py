@@ -297,3 +297,15 @@ def test_orthostochastic(s, seed):
         block = Q[i * s : (i + 1) * s, j * s : (j + 1) * s]
         assert manifold(logits)[i, j].item() == pytest.approx(block.square().sum().item() / s)
     assert [Orthostochastic(4, s=s).num_logits for s in (1, 2)] == [6, 28]
+
+
+def test_minorised_transportation(seed):
+    logits = torch.randn(9, dtype=torch.float64)
+    plain, manifold = Transportation(4), Transportation(4, minorised=True)
+    share = 1 / (1 + math.exp(8))
+    torch.testing.assert_close(manifold(logits), (1 - share) * plain(logits) + share * J)
+    (grad,) = torch.autograd.grad(manifold(logits)[0, 0], manifold.share)
+    assert grad != 0
+    with torch.no_grad():
+        manifold.share.fill_(50)
+    torch.testing.assert_close(manifold(1e4 * logits), J)

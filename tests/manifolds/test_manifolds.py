@@ -17,7 +17,10 @@ OPTIONS = {
     "permutations": [{}, {"count": 2}],
     "kronecker": [{"by": by} for by in ("permutations", "birkhoff", "orthostochastic", "closed")],
     "orthostochastic": [{"s": 1}, {"s": 2}, {"s": 3}],
-    "transportation": [{"chart": c, "scaled": s} for c in ("sequential", "recursive") for s in (False, True)],
+    "transportation": [
+        *({"chart": c, "scaled": s} for c in ("sequential", "recursive") for s in (False, True)),
+        {"minorised": True},
+    ],
     "circulant": [{}, {"sites": 24}],
     "stiefel": [{}, {"iterations": 2}],
     "grassmann": [{}, {"rank": 1}],

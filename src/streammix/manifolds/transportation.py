@@ -1,9 +1,10 @@
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .base import Guarantees, Manifold
+from .base import OFF_DIAGONAL, Guarantees, Manifold
+from .precision import parameter_dtype
 
 BETA, EPS = 4.0, 1e-3  # of the scaled choice; its slope at the midpoint is then nearly one
 IDENTITY_LOGIT = 8.0
@@ -34,6 +35,8 @@ class Transportation(Manifold):
         streams: n >= 1.
         chart: "sequential" or "recursive".
         scaled: STBP and SRTBP: sigmoid(4 t / (U - L + 1e-3)), whose slope does not shrink with the interval.
+        minorised: (1 - d) H + d J with a learned d = sigmoid(share), share = -8 at first, keeps every entry above zero:
+            the source's option against mixing that falls apart into blocks.
 
     Raises:
         ValueError: chart is neither.
@@ -41,13 +44,21 @@ class Transportation(Manifold):
 
     guarantees = Guarantees(rows=True, columns=True, nonnegative=True, nonexpansive=True)
 
-    def __init__(self, streams: int, *, chart: str = "sequential", scaled: bool = False) -> None:
+    def __init__(
+        self, streams: int, *, chart: str = "sequential", scaled: bool = False, minorised: bool = False
+    ) -> None:
         super().__init__(streams)
         if chart not in ("sequential", "recursive"):
             raise ValueError(f"chart: got {chart!r}; accepted: sequential, recursive")
         self.chart = chart
         self.scaled = scaled
         self.num_logits = (streams - 1) ** 2
+        self.share = nn.Parameter(torch.empty((), dtype=parameter_dtype())) if minorised else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        if self.share is not None:
+            nn.init.constant_(self.share, OFF_DIAGONAL)
 
     def forward(self, logits: Tensor) -> Tensor:
         logits = self._wide(logits)
@@ -60,7 +71,10 @@ class Transportation(Manifold):
 
         fill = _sequential if self.chart == "sequential" else _recursive
         ones = [logits.new_ones(logits.shape[:-1])] * self.streams
-        return torch.stack([torch.stack(row, -1) for row in fill(ones, ones, choose)], -2)
+        H = torch.stack([torch.stack(row, -1) for row in fill(ones, ones, choose)], -2)
+        if self.share is None:
+            return H
+        return H.lerp(torch.full_like(H, 1 / self.streams), self.share.to(H.dtype).sigmoid())
 
     def identity_logits(self) -> Tensor:
         if self.chart == "sequential":
@@ -70,7 +84,9 @@ class Transportation(Manifold):
         return torch.where(width > 0, IDENTITY_LOGIT * ((width + EPS) / BETA if self.scaled else 1), 0)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, chart={self.chart!r}, scaled={self.scaled}"
+        return f"{super().extra_repr()}, chart={self.chart!r}, scaled={self.scaled}" + (
+            "" if self.share is None else ", minorised=True"
+        )
 
 
 def _sequential(r: Vector, c: Vector, choose: Choose) -> list[Vector]:
