@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 import streammix as sm
-from streammix.layers.coefficients import PerStream
-from streammix.layers.segments import PerSegment
+from streammix.layers.per_segment import PerSegment, PerStream
 from streammix.layers.temper import CP
 from streammix.layers.temporal import TemporalBasis
 
@@ -107,13 +106,29 @@ def test_as_many_segments_to_a_branch_as_there_are_is_a_frac_connection(kind, se
     torch.testing.assert_close(generalised(x), frac(x), rtol=1e-12, atol=1e-12)
 
 
-def test_per_segment_logits_with_one_read_and_write_are_hc_s(seed):
-    ours, theirs = PerSegment(8, 5, 1, 1, 1.0, 1e-5), PerStream(8, 5, 1e-5)
-    theirs.reset_parameters(torch.randn(35), 0.5, 0.3)
-    ours.load_state_dict(theirs.state_dict())
+def test_per_stream_logits(seed):
+    """HC's formulas, stream by stream, and one temperature for all of them."""
+    coefficients = PerStream(8, 5, 1e-5)
+    coefficients.reset_parameters(torch.randn(35), 0.5, 0.3)
+    with torch.no_grad():
+        coefficients.gate[1] = 0.7
+    w_m, w_b, *W_r = coefficients.weight
+    A, B, A_r = coefficients.bias.split((5, 5, 25))
     x = torch.randn(3, 5, 8)
-    for a, b in zip(ours(x), theirs(x)):
-        assert torch.equal(a, b)
+    read, write, res = coefficients(x)
+    for i in range(5):
+        z = nn.functional.layer_norm(x[:, i], (8,), eps=1e-5)
+        torch.testing.assert_close(read[:, i], 0.3 * (z @ w_m).tanh() + A[i])
+        torch.testing.assert_close(write[:, i], 0.7 * (z @ w_b).tanh() + B[i])
+        for j in range(5):
+            expected = 0.3 * (z @ W_r[j]).tanh() + A_r.view(5, 5)[j, i]
+            torch.testing.assert_close(res.view(3, 5, 5)[:, j, i], expected)
+    halved = PerSegment(8, 5, 1, 1, 2.0, 1e-5)
+    halved.load_state_dict(coefficients.state_dict())
+    with torch.no_grad():
+        halved.weight.mul_(2)
+    for a, b in zip(halved(x), (read, write, res)):
+        torch.testing.assert_close(a, b)
 
 
 def test_an_over_wide_state_starts_as_it_is(seed):

@@ -98,55 +98,6 @@ class Flattened(Coefficients):
             self.gate.fill_(gate)
 
 
-class PerStream(Coefficients):
-    """Logits from each stream by itself (HC Eq. 10-13, arXiv 2409.19606), with z_i = LayerNorm(x_i):
-
-        read_i = s_a tanh(z_i . w_m) + A_i,   write_i = s_b tanh(z_i . w_b) + B_i,
-        H_res[:, i] = s_a tanh(z_i W_r) + A_r[i, :]
-
-    HC mixes with the transpose of its A_r; the logits here are those of H_res, row-major, n^2 of them.
-
-    Args:
-        dim: C.
-        streams: n.
-        norm_eps: eps of the layer norm.
-
-    Parameters:
-        norm.weight, norm.bias (C); weight (n + 2, C): w_m, w_b and the n columns of W_r; bias (n^2 + 2n);
-        gate (2): s_a, s_b.
-    """
-
-    def __init__(self, dim: int, streams: int, norm_eps: float) -> None:
-        super().__init__()
-        self.streams = streams
-        dtype = parameter_dtype()
-        self.norm = nn.LayerNorm(dim, eps=norm_eps, dtype=dtype)
-        self.weight = nn.Parameter(torch.empty(streams + 2, dim, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(streams**2 + 2 * streams, dtype=dtype))
-        self.gate = nn.Parameter(torch.empty(2, dtype=dtype))
-
-    def forward(self, x: Float[Tensor, "*batch n C"]) -> Logits:
-        n, dtype = self.streams, torch.promote_types(self.weight.dtype, x.dtype)
-        with full_precision(x):
-            norm_weight, norm_bias = self.norm.weight.to(dtype), self.norm.bias.to(dtype)
-            z = F.layer_norm(x.to(dtype), self.norm.normalized_shape, norm_weight, norm_bias, self.norm.eps)
-            read, write, res = F.linear(z, self.weight.to(dtype)).tanh().split((1, 1, n), -1)
-            read_bias, write_bias, res_bias = self.bias.to(dtype).split((n, n, n * n))
-            s_a, s_b = self.gate.to(dtype)
-            return (
-                s_a * read.squeeze(-1) + read_bias,
-                s_b * write.squeeze(-1) + write_bias,
-                s_a * res.mT.flatten(-2) + res_bias,
-            )
-
-    def reset_parameters(self, bias: Tensor, weight_std: float, gate: float) -> None:
-        self.norm.reset_parameters()
-        with torch.no_grad():
-            self.weight.normal_(std=weight_std) if weight_std else self.weight.zero_()
-            self.bias.copy_(bias)
-            self.gate.fill_(gate)
-
-
 def one_pass(x: Tensor, computing: torch.dtype) -> bool:
     """Whether the operators on whole sites take these streams: not under torch.func's transforms, nor when parameters
     are wider than the streams' computing type."""

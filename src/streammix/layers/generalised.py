@@ -12,7 +12,8 @@ from ..recipes import Recipe
 from . import initialisation
 from .coefficients import Coefficients, Flattened, Static
 from .from_recipe import activate, frozen_gate, manifold_of
-from .segments import PerSegment, combine, run_branch
+from .per_segment import PerSegment
+from .segments import combine, run_branch
 
 
 class GeneralisedConnection(nn.Module):

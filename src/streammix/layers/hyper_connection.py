@@ -17,8 +17,9 @@ from ..ops import current_for
 from ..ops.site import ACTIVATION_CODES
 from ..recipes import Connection, Recipe
 from . import initialisation
-from .coefficients import Coefficients, Flattened, PerStream, Static, one_pass
+from .coefficients import Coefficients, Flattened, Static, one_pass
 from .from_recipe import activate, check_index, frozen_gate, manifold_of
+from .per_segment import PerStream
 from .temper import CP
 
 
