@@ -6,6 +6,7 @@ import platform
 
 import pytest
 import torch
+from operator_samples import samples
 
 import streammix as sm
 
@@ -42,35 +43,11 @@ def lost(call) -> float:
     return (bytes_in_use() - before) / CALLS
 
 
-def operators():
-    """Name -> a call."""
-    n, C = 4, 8
-    R, x, y = torch.randn(2, n, n), torch.randn(2, n, C), torch.randn(2, C)
-    weights = torch.rand(2, n)
-    T = sm.birkhoff(R)
-    ops = torch.ops.streammix
-    return {
-        "birkhoff": lambda: ops.birkhoff(R, 1e-3),
-        "birkhoff_backward": lambda: ops.birkhoff_backward(R, T),
-        "cayley": lambda: ops.cayley(R.flatten(1)[:, :6], n),
-        "cayley_backward": lambda: ops.cayley_backward(R, R),
-        "implicit_sinkhorn": lambda: ops.implicit_sinkhorn(R, 20),
-        "sinkhorn": lambda: ops.sinkhorn(R, 20, "transformer-engine"),
-        "sinkhorn_backward": lambda: ops.sinkhorn_backward(R, R, 20, "transformer-engine"),
-        "read": lambda: ops.read(x, weights),
-        "write": lambda: ops.write(x, y, weights, T),
-    }
-
-
-NAMES = ["birkhoff", "birkhoff_backward", "cayley", "cayley_backward", "implicit_sinkhorn"]
-NAMES += ["sinkhorn", "sinkhorn_backward", "read", "write"]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_operators_lose_no_memory(name):
-    call = operators()[name]
+@pytest.mark.parametrize("name", samples())
+def test_operators_lose_no_memory(name, seed):
+    op, arguments = getattr(torch.ops.streammix, name).default, samples(torch.float32)[name]
     with torch.no_grad():
-        assert lost(call) < LOST
+        assert lost(lambda: op(*arguments)) < LOST
 
 
 @pytest.mark.parametrize("recipe", ["mhc", "mhc-sinkhorn", "deepseek-v4"])

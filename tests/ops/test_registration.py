@@ -4,46 +4,12 @@ import threading
 
 import pytest
 import torch
+from operator_samples import samples
 
 import streammix as sm
 from streammix.ops.registry import DISPATCHED, EAGER
 
 NAMESPACES = [DISPATCHED, EAGER]
-
-
-def samples(dtype=torch.float64):
-    """Operator name -> arguments, every tensor requiring grad where the operator has a derivative."""
-    make = lambda *shape: torch.randn(*shape, dtype=dtype, requires_grad=True)  # noqa: E731
-    T = sm.birkhoff(torch.randn(2, 3, 4, 4, dtype=dtype)).requires_grad_()
-    x, y, pre, post, res = make(5, 4, 3), make(5, 3), make(5, 4), make(5, 4), make(5, 4, 4)
-    weight, gate, bias, P, r = make(24, 12), make(3), make(24), make(5, 24), make(5)
-    mix, codes = make(5, 16), (1, 2, 1e-3)  # sigmoid, twice sigmoid, eps on the reads
-    return {
-        "birkhoff": (make(2, 3, 4, 4), None),
-        "birkhoff_backward": (make(2, 3, 4, 4), T),
-        "sinkhorn": (make(2, 3, 4, 4), 5, "deepseek-v4"),
-        "sinkhorn_backward": (make(2, 3, 4, 4), make(2, 3, 4, 4), 5, "deepseek-v4"),
-        "implicit_sinkhorn": (make(2, 3, 4, 4), 5),
-        "cayley": (make(2, 3, 6), 4),
-        "cayley_backward": (make(2, 3, 4, 4), make(2, 3, 4, 4)),
-        "read": (x, pre),
-        "read_backward": (y, x, pre),
-        "write": (x, y, post, res),
-        "write_backward": (make(5, 4, 3), x, y, post, res),
-        "coefficients": (x, weight, 1e-6),
-        "coefficients_backward": (make(5, 24), x, weight, P, r),
-        "site_read": (x, weight, gate, bias, 0.0, 1e-6, *codes),
-        "site_read_backward": (y, post, mix, x, weight, gate, bias, P, r, 0.0, *codes),
-        "write_site_read": (x, y, post, res, weight, gate, bias, 0.0, 1e-6, *codes),
-        "write_site_read_backward": (
-            *(make(5, 4, 3), y, post, mix, x, y, post, res, make(5, 4, 3)),
-            *(weight, gate, bias, P, r, 0.0, *codes),
-        ),
-        "next_site": (
-            *(t.detach() for t in (x, y, post, T[0, :1].expand(5, 4, 4), weight, gate, bias)),
-            *(0.0, 1e-6, *codes, None),
-        ),
-    }
 
 
 @pytest.mark.parametrize(("dtype", "namespace"), [(torch.float32, DISPATCHED), (torch.float64, EAGER)])

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..functional import full_precision
 from ..recipes import Recipe
 from . import initialisation
 from .coefficients import Coefficients, Flattened, Static
@@ -139,12 +138,11 @@ class GeneralisedConnection(nn.Module):
             raise ValueError(f"h: got shape {tuple(h.shape)}; accepted: (..., {self.streams}, {self.width})")
         pre, post, res = self.logits(h)
         pre = activate(self.recipe.read, pre) + self.recipe.read_eps
-        with full_precision(h):
-            return (
-                pre.unflatten(-1, (self.streams, self.segments)),
-                activate(self.recipe.write, post).unflatten(-1, (self.streams, self.writes)),
-                self.manifold(res),
-            )
+        return (
+            pre.unflatten(-1, (self.streams, self.segments)),
+            activate(self.recipe.write, post).unflatten(-1, (self.streams, self.writes)),
+            self.manifold(res),
+        )
 
     def extra_repr(self) -> str:
         return (

@@ -120,7 +120,7 @@ class HyperConnection(nn.Module):
         self._check(x)
         operators = current_for(x, self.streams)
         u, post, mix, *_ = operators.site_read(x, *arguments)
-        return Opened(x, u, post, self._mixing(x, mix, operators))
+        return Opened(x, u, post, self._mixing(mix, operators))
 
     def _open_after(self, before: Opened, y: Tensor, hooks: AbstractContextManager[Any] | None = None) -> Opened:
         """`_open` of the streams that the branch output y leaves at the site before: the same numbers in one pass.
@@ -141,7 +141,7 @@ class HyperConnection(nn.Module):
         else:
             with hooks:
                 state, u, post, mix, *_ = operators.write_site_read(x, y, post, res, *arguments)
-        return Opened(state, u, post, self._mixing(x, mix, operators))
+        return Opened(state, u, post, self._mixing(mix, operators))
 
     def _operator_arguments(self, x: Tensor) -> tuple[Any, ...] | None:
         """What the operators on whole sites take after the state; None where they do not serve this site or state.
@@ -168,7 +168,7 @@ class HyperConnection(nn.Module):
         activations = ACTIVATION_CODES[recipe.read], ACTIVATION_CODES[recipe.write]
         return *parameters, logits.frozen_gate or 0.0, logits.norm_eps, *activations, recipe.read_eps
 
-    def _mixing(self, x: Tensor, logits: Tensor, operators: SimpleNamespace | None = None) -> Tensor:
+    def _mixing(self, logits: Tensor, operators: SimpleNamespace | None = None) -> Tensor:
         """H_res; with `operators`, of logits that came from one of them."""
         if operators and (manifold := self._projection()):
             n = self.streams
@@ -194,7 +194,7 @@ class HyperConnection(nn.Module):
         pre = activate(self.recipe.read, pre)
         if self.recipe.read_eps:
             pre = pre + self.recipe.read_eps
-        return pre, activate(self.recipe.write, post), self._mixing(x, res)
+        return pre, activate(self.recipe.write, post), self._mixing(res)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, streams={self.streams}, recipe={self.recipe.name!r}, site={self.site}"

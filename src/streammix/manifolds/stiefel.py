@@ -1,6 +1,7 @@
 import torch
 from torch import Tensor
 
+from ..ops.eager.cayley import upper
 from .base import Guarantees, Manifold
 from .rotations import rotation
 
@@ -40,15 +41,12 @@ class Stiefel(Manifold):
         self.guarantees = Guarantees(nonexpansive=exact, orthogonal=exact)
 
     def forward(self, logits: Tensor) -> Tensor:
-        L = self._wide(logits)
-        if self.streams == 1:
-            return 1 + 0 * L.unsqueeze(-1)
-        if self.iterations is None:
-            row, column = torch.triu_indices(self.streams, self.streams, 1, device=L.device)
-            above, below = (L.index_select(-1, i * self.streams + j) for i, j in ((row, column), (column, row)))
-            return rotation(self.alpha / 2 * (below - above), self.streams)
-        L = self._square(L)
+        L = self._square(self._wide(logits))
         A = self.alpha / 2 * (L - L.mT)
+        if self.streams == 1:  # a NaN stays one
+            return 1 + A
+        if self.iterations is None:
+            return rotation(upper(-A), self.streams)
         eye = torch.eye(self.streams, dtype=A.dtype, device=A.device)
         Y = eye + 2 * A
         for _ in range(self.iterations):
