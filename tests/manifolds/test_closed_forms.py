@@ -309,3 +309,28 @@ def test_minorised_transportation(seed):
     with torch.no_grad():
         manifold.share.fill_(50)
     torch.testing.assert_close(manifold(1e4 * logits), J)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 6, 8])
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("chart", ["sequential", "recursive"])
+def test_no_entry_of_a_chart_is_negative(chart, scaled, n, seed):
+    manifold = Transportation(n, chart=chart, scaled=scaled)
+    for scale in (0.3, 1, 8, 40, 1e4):
+        logits = scale * torch.randn(2000, manifold.num_logits)
+        H, exact = manifold(logits), manifold(logits.double())
+        assert H.min() >= 0
+        assert exact.min() >= 0
+        for sums in (H.sum(-1), H.sum(-2)):
+            torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=n * 2e-7)
+        torch.testing.assert_close(H.double(), exact, rtol=0, atol=n * 2e-7)
+
+
+@pytest.mark.parametrize("n", [5, 7, 9])
+def test_a_mass_is_split_in_turn_unless_n_is_a_power_of_two(n):
+    """At zero logits half of the last column is in its corner; of the rest each row takes half of what is left."""
+    H = Transportation(n, chart="recursive")(torch.zeros((n - 1) ** 2, dtype=torch.float64))
+    shares = [0.5 ** (i + 2) for i in range(n - 2)]
+    expected = torch.tensor([*shares, shares[-1], 0.5], dtype=torch.float64)
+    torch.testing.assert_close(H[:, -1], expected, rtol=0, atol=1e-15)
+    torch.testing.assert_close(H[-1], expected, rtol=0, atol=1e-15)

@@ -9,8 +9,9 @@ from .precision import parameter_dtype
 BETA, EPS = 4.0, 1e-3  # of the scaled choice; its slope at the midpoint is then nearly one
 IDENTITY_LOGIT = 8.0
 
-Choose = Callable[[Tensor, Tensor], Tensor]  # (lower, upper) -> a number between, by the next logit
+Choose = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (L, U) -> x - L and U - x by the next logit, both >= 0
 Vector = list[Tensor]
+Split = Callable[[Tensor, Tensor, Vector, Choose], tuple[Vector, Vector]]
 
 
 class Transportation(Manifold):
@@ -25,8 +26,12 @@ class Transportation(Manifold):
     c_j - sum_{k>i} r_k) and min(r_i, c_j); the last column and row are what remains.
 
     chart "recursive" (RTBP): choose the mass of the upper left of four blocks; split the block masses over their rows
-    and columns by binary trees; recurse. For odd n the last row and column are peeled off first, corner first. (n -
-    1)^2 logits in order of choice.
+    and columns; recurse. Where n is odd the last row and column are peeled off first, corner first. A mass is split as
+    in the source: for n a power of two by binary trees (its RTBP2N), for any other n one row or column after the other
+    (its RTBP). (n - 1)^2 logits in order of choice.
+
+    No entry is ever negative: what a choice leaves of a margin is made of parts that are not, r - x = (r - U) + (U -
+    x), instead of by a difference that rounding can push below zero.
 
     The source starts at zero logits, the midpoints: for "recursive" and n a power of two that is J = 11'/n exactly,
     which erases all differences between streams. `identity_logits` is a start near the identity instead.
@@ -35,8 +40,9 @@ class Transportation(Manifold):
         streams: n >= 1.
         chart: "sequential" or "recursive".
         scaled: STBP and SRTBP: sigmoid(4 t / (U - L + 1e-3)), whose slope does not shrink with the interval.
-        minorised: (1 - d) H + d J with a learned d = sigmoid(share), share = -8 at first, keeps every entry above zero:
-            the source's option against mixing that falls apart into blocks.
+        minorised: (1 - d) H + d J with a learned d = sigmoid(share), share = -8 at first, keeps every entry above zero,
+            against mixing that falls apart into blocks. The source's layers have it on unless told otherwise, and so
+            have the recipes tbp and rtbp.
 
     Raises:
         ValueError: chart is neither.
@@ -64,14 +70,16 @@ class Transportation(Manifold):
         logits = self._wide(logits)
         t = iter(logits.unbind(-1))
 
-        def choose(lower: Tensor, upper: Tensor) -> Tensor:
+        def choose(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
             width = (upper - lower).clamp(min=0)
             logit = next(t)
-            return lower + width * (BETA * logit / (width + EPS) if self.scaled else logit).sigmoid()
+            logit = BETA * logit / (width + EPS) if self.scaled else logit
+            above = width * logit.sigmoid()
+            return above, width - above
 
-        fill = _sequential if self.chart == "sequential" else _recursive
         ones = [logits.new_ones(logits.shape[:-1])] * self.streams
-        H = torch.stack([torch.stack(row, -1) for row in fill(ones, ones, choose)], -2)
+        rows = _sequential(ones, ones, choose) if self.chart == "sequential" else _recursive(ones, ones, choose)
+        H = torch.stack([torch.stack(row, -1) for row in rows], -2)
         if self.share is None:
             return H
         return H.lerp(torch.full_like(H, 1 / self.streams), self.share.to(H.dtype).sigmoid())
@@ -95,45 +103,81 @@ def _sequential(r: Vector, c: Vector, choose: Choose) -> list[Vector]:
     for i in range(n - 1):
         X.append([])
         for j in range(n - 1):
-            lower = torch.maximum(r[i] - _sum(c[j + 1 :]), c[j] - _sum(r[i + 1 :])).clamp(min=0)
-            entry = choose(lower, torch.minimum(r[i], c[j]))
-            X[i].append(entry)
-            r[i], c[j] = r[i] - entry, c[j] - entry
+            least_of_row, least_of_column = r[i] - _sum(c[j + 1 :]), c[j] - _sum(r[i + 1 :])
+            lower, upper = _bounds(r[i], c[j], least_of_row, least_of_column)
+            above, below = choose(lower, upper)
+            X[i].append(lower + above)
+            r[i], c[j] = r[i] - upper + below, c[j] - upper + below
         X[i].append(r[i])
-        c[-1] = c[-1] - r[i]
+        c[-1] = lower - least_of_row + above  # = c[-1] - r[i], the last choice having had only c[-1] behind it
     return [*X, c]
 
 
-def _recursive(r: Vector, c: Vector, choose: Choose) -> list[Vector]:
+def _recursive(r: Vector, c: Vector, choose: Choose, split: Split | None = None) -> list[Vector]:
     n, h = len(r), len(r) // 2
+    split = split or (_split_in_halves if n & (n - 1) == 0 else _split_in_turn)
     if n == 1:
         return [r]
     if n % 2:  # corner, last column, last row, then the rest
-        corner = choose((r[-1] - _sum(c[:-1])).clamp(min=0), torch.minimum(r[-1], c[-1]))
-        column = _split(c[-1] - corner, r[:-1], choose)
-        row = _split(r[-1] - corner, c[:-1], choose)
-        rest = _recursive(_minus(r[:-1], column), _minus(c[:-1], row), choose)
-        return [*([*inner, last] for inner, last in zip(rest, column)), [*row, corner]]
+        least_of_row, least_of_column = r[-1] - _sum(c[:-1]), c[-1] - _sum(r[:-1])
+        lower, upper = _bounds(r[-1], c[-1], least_of_row, least_of_column)
+        above, below = choose(lower, upper)
+        column, rest_r = split(c[-1] - upper + below, lower - least_of_column + above, r[:-1], choose)
+        row, rest_c = split(r[-1] - upper + below, lower - least_of_row + above, c[:-1], choose)
+        rest = _recursive(rest_r, rest_c, choose, split)
+        return [*([*inner, last] for inner, last in zip(rest, column)), [*row, lower + above]]
     top, bottom, left, right = r[:h], r[h:], c[:h], c[h:]
-    R1, C1 = _sum(top), _sum(left)
-    m11 = choose((R1 - _sum(right)).clamp(min=0), torch.minimum(R1, C1))
-    m12, m21 = R1 - m11, C1 - m11
-    top11, bottom21 = _split(m11, top, choose), _split(m21, bottom, choose)
-    left11, right12 = _split(m11, left, choose), _split(m12, right, choose)
-    X11 = _recursive(top11, left11, choose)
-    X12 = _recursive(_minus(top, top11), right12, choose)
-    X21 = _recursive(bottom21, _minus(left, left11), choose)
-    X22 = _recursive(_minus(bottom, bottom21), _minus(right, right12), choose)
+    R1, R2, C1, C2 = _sum(top), _sum(bottom), _sum(left), _sum(right)
+    lower, upper = _bounds(R1, C1, R1 - C2, C1 - R2)
+    above, below = choose(lower, upper)
+    m11, m12, m21 = lower + above, R1 - upper + below, C1 - upper + below
+    m22_of_rows, m22_of_columns = lower - (C1 - R2) + above, lower - (R1 - C2) + above
+    top11, top12 = split(m11, m12, top, choose)
+    bottom21, bottom22 = split(m21, m22_of_rows, bottom, choose)
+    left11, left21 = split(m11, m21, left, choose)
+    right12, right22 = split(m12, m22_of_columns, right, choose)
+    X11 = _recursive(top11, left11, choose, split)
+    X12 = _recursive(top12, right12, choose, split)
+    X21 = _recursive(bottom21, left21, choose, split)
+    X22 = _recursive(bottom22, right22, choose, split)
     return [[*a, *b] for a, b in (*zip(X11, X12), *zip(X21, X22))]
 
 
-def _split(mass: Tensor, caps: Vector, choose: Choose) -> Vector:
-    """Shares of a mass, each within its cap, by a binary tree: len(caps) - 1 choices."""
+# A split shares a mass among rows or columns, each within its cap, by len(caps) - 1 choices. `left_over` is what the
+# caps hold beyond the mass. -> the shares, and what each cap holds beyond its share.
+
+
+def _split_in_halves(mass: Tensor, left_over: Tensor, caps: Vector, choose: Choose) -> tuple[Vector, Vector]:
+    """By a binary tree."""
     if len(caps) == 1:
-        return [mass]
+        return [mass], [left_over]
     left, right = caps[: len(caps) // 2], caps[len(caps) // 2 :]
-    share = choose((mass - _sum(right)).clamp(min=0), torch.minimum(mass, _sum(left)))
-    return [*_split(share, left, choose), *_split(mass - share, right, choose)]
+    (share, over), (rest, rest_over) = _part(mass, _sum(left), _sum(right), choose)
+    shares, overs = _split_in_halves(share, over, left, choose)
+    rests, rest_overs = _split_in_halves(rest, rest_over, right, choose)
+    return [*shares, *rests], [*overs, *rest_overs]
+
+
+def _split_in_turn(mass: Tensor, left_over: Tensor, caps: Vector, choose: Choose) -> tuple[Vector, Vector]:
+    """The first share, then the second of what is left, ..."""
+    if len(caps) == 1:
+        return [mass], [left_over]
+    (share, over), (rest, rest_over) = _part(mass, caps[0], _sum(caps[1:]), choose)
+    shares, overs = _split_in_turn(rest, rest_over, caps[1:], choose)
+    return [share, *shares], [over, *overs]
+
+
+def _part(mass: Tensor, cap: Tensor, other_cap: Tensor, choose: Choose) -> tuple[tuple[Tensor, Tensor], ...]:
+    """A mass in two, each part with what its cap holds beyond it."""
+    least = mass - other_cap
+    lower, upper = least.clamp(min=0), torch.minimum(mass, cap)
+    above, below = choose(lower, upper)
+    return (lower + above, cap - upper + below), (mass - upper + below, lower - least + above)
+
+
+def _bounds(row: Tensor, column: Tensor, least_of_row: Tensor, least_of_column: Tensor) -> tuple[Tensor, Tensor]:
+    """L and U of an entry (or block) with these margins, which needs so much for the others to hold the rest."""
+    return torch.maximum(least_of_row, least_of_column).clamp(min=0), torch.minimum(row, column)
 
 
 def _widths_on_the_diagonal(n: int) -> Iterator[float]:
@@ -150,10 +194,6 @@ def _widths_on_the_diagonal(n: int) -> Iterator[float]:
         yield from _widths_on_the_diagonal(h)
         yield from [0.0] * (2 * (h - 1) ** 2)
         yield from _widths_on_the_diagonal(h)
-
-
-def _minus(a: Vector, b: Vector) -> Vector:
-    return [x - y for x, y in zip(a, b)]
 
 
 def _sum(v: Vector) -> Tensor:
