@@ -176,9 +176,11 @@ _CONSTRAINED = (
         name="tbp",
         source="TBP-mHC: arXiv 2605.21724, sequential chart, and its code",
         note="H_res starts near the identity; its code starts at zero logits, mix_start='zero', where sigma_2 = 0.41 at"
-        " n = 4 and with equal writes the streams hardly come apart. (n - 1)^2 logits where its code makes n^2 and uses"
-        " as many. Reads and writes as in mhc; its code also starts one write larger.",
+        " n = 4 and with equal writes the streams hardly come apart. Minorised, (1 - d) H + d 11'/n with d learned, at"
+        " first sigmoid(-8) = 0.0003, as its layers are by default. (n - 1)^2 logits where its code makes n^2 and"
+        " uses as many. Reads and writes as in mhc; its code also starts one write larger.",
         manifold="transportation",
+        manifold_options={"minorised": True},
         **_AS_MHC,
     ),
     Recipe(
@@ -187,7 +189,7 @@ _CONSTRAINED = (
         note="As tbp. Its code's start at zero logits, mix_start='zero', is 11'/n for n a power of two: it erases every"
         " difference between streams, and with equal writes they stay copies.",
         manifold="transportation",
-        manifold_options={"chart": "recursive"},
+        manifold_options={"chart": "recursive", "minorised": True},
         **_AS_MHC,
     ),
     Recipe(

@@ -294,8 +294,8 @@ def test_a_branch_must_be_callable():
         ("mhc-lite", 2_433_864 // 24 - 4 * 768),
         ("kromhc", 958_824 // 24 - 4 * 768),
         ("go-mhc", (28 + 8) * (4 * 768 + 1) + 3),
-        ("tbp", (9 + 8) * (4 * 768 + 1) + 3),
-        ("rtbp", (9 + 8) * (4 * 768 + 1) + 3),
+        ("tbp", (9 + 8) * (4 * 768 + 1) + 3 + 1),  # and the share of 11'/n
+        ("rtbp", (9 + 8) * (4 * 768 + 1) + 3 + 1),
         ("c-mhc", (4 + 8) * (4 * 768 + 1) + 3),
         ("shc", (9 + 8) * (4 * 768 + 1) + 3 + 2),  # and gamma_u, gamma_v; its code has 5 gates
         ("isohc", (3 + 8) * (4 * 768 + 1) + 2),  # one gate frozen

@@ -311,6 +311,24 @@ def test_minorised_transportation(seed):
     torch.testing.assert_close(manifold(1e4 * logits), J)
 
 
+def test_the_recipes_of_the_charts_are_minorised_and_take_states_from_before(seed):
+    x = torch.randn(7, 4, 8)
+    for recipe in ("tbp", "rtbp"):
+        site = sm.HyperConnection(None, 8, 4, recipe)
+        assert site.manifold.share.item() == -8
+        chart = dict(sm.recipes.get(recipe).manifold_options) | {"minorised": False}
+        plain = sm.HyperConnection(None, 8, 4, recipe, manifold=Transportation(4, **chart))
+        with torch.no_grad():
+            plain.logits.bias.normal_()
+        before = plain.state_dict()
+        for metadata in before._metadata.values():
+            metadata["version"] = 1
+        site.load_state_dict(before)
+        assert torch.equal(site.coefficients(x)[2], plain.coefficients(x)[2])
+        with pytest.raises(RuntimeError, match=r"Missing key.*manifold.share"):
+            site.load_state_dict(plain.state_dict())
+
+
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 6, 8])
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("chart", ["sequential", "recursive"])

@@ -1,4 +1,5 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,7 @@ class Transportation(Manifold):
     """
 
     guarantees = Guarantees(rows=True, columns=True, nonnegative=True, nonexpansive=True)
+    _version = 2  # of the state dict; 1: the recipes tbp and rtbp were not minorised
 
     def __init__(
         self, streams: int, *, chart: str = "sequential", scaled: bool = False, minorised: bool = False
@@ -90,6 +92,15 @@ class Transportation(Manifold):
         else:
             width = torch.tensor(list(_widths_on_the_diagonal(self.streams)))
         return torch.where(width > 0, IDENTITY_LOGIT * ((width + EPS) / BETA if self.scaled else 1), 0)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: Mapping[str, Any], *args: Any
+    ) -> None:
+        """A state saved before there was a share keeps its meaning: d = sigmoid(-inf) = 0, which stays so."""
+        key = f"{prefix}share"
+        if self.share is not None and key not in state_dict and (local_metadata.get("version") or 1) < 2:
+            state_dict[key] = torch.full((), -torch.inf, dtype=self.share.dtype)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, chart={self.chart!r}, scaled={self.scaled}" + (
