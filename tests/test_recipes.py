@@ -3,6 +3,8 @@ import dataclasses
 import pickle
 
 import pytest
+import torch
+from torch import nn
 
 import streammix as sm
 
@@ -50,6 +52,44 @@ def test_published_starts():
         near = sm.HyperConnection(None, 8, 4, dataclasses.replace(recipe, mix_start="identity"))
         assert near.logits.bias[8:].tolist() == near.manifold.identity_logits().tolist()
         assert near.logits.bias[:8].tolist() == zero.logits.bias[:8].tolist()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "accepted"),
+    [
+        ("norm_eps", -1e-6, "finite numbers >= 0 or None"),
+        ("norm_eps", float("nan"), "finite numbers >= 0 or None"),
+        ("read_eps", None, "finite numbers >= 0"),
+        ("write_eps", "1e-6", "finite numbers >= 0"),
+        ("write_multiplier", 0, "finite numbers > 0"),
+        ("write_multiplier", True, "finite numbers > 0"),
+    ],
+)
+def test_a_bad_number(field, value, accepted):
+    with pytest.raises(ValueError, match=rf"{field}: got {value!r}; accepted: {accepted}"):
+        dataclasses.replace(sm.recipes.get("mhc"), **{field: value})
+
+
+@pytest.mark.parametrize("name", ["hc", "dghc", "xhc"])
+def test_a_layer_norm_needs_an_eps(name):
+    with pytest.raises(ValueError, match=r"norm_eps: got None; .* accept finite numbers >= 0"):
+        sm.Stack([nn.Identity()], 16, recipe=dataclasses.replace(sm.recipes.get(name), norm_eps=None))
+
+
+@pytest.mark.parametrize("name", ["mhc", "ihc", "ghc", "xhc"])
+@pytest.mark.parametrize("backend", ["eager", "auto"])
+def test_a_write_multiplier_and_eps(name, backend, seed):
+    """post = 2.5 write(l) + 0.01 in every connection; a new model still starts as the plain one."""
+    recipe = sm.recipes.get(name)
+    write = "linear" if recipe.write == "linear" else "sigmoid"
+    recipe = dataclasses.replace(recipe, write=write, write_multiplier=2.5, write_eps=0.01, collapse="mean")
+    branch = nn.Linear(16, 16)
+    x = torch.randn(3, 5, 16)
+    with sm.backend(backend):
+        out = sm.Stack([branch], 16, recipe=recipe)(x)
+    expected = x + branch(x)
+    scale = 4 / 16 if name == "xhc" else 1  # of 16 streams that sum to four states
+    torch.testing.assert_close(out, scale * expected, rtol=0, atol=2e-5)
 
 
 def test_unknown_name():

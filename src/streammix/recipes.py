@@ -1,5 +1,6 @@
 """The papers' settings as data: a manifold, how its logits are made, the activations and the initialisation."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -31,7 +32,10 @@ class Recipe:
         `rank` (TEMPER).
     rank: of each of the three tensors, with logits "cp".
     read, write: activation of the read and write logits.
-    read_eps: added to the read weights after the activation.
+    read_eps: added to the read weights after the activation: pre = read(logits) + read_eps.
+    write_multiplier, write_eps: post = write_multiplier write(logits) + write_eps. Liger and TileKernels multiply a
+        "sigmoid" by their post_mult (2.0) and post_mult_value (1.0; DeepSeek-V4 passes 2.0); Hy4 in transformers
+        multiplies by 2 and adds its hc_eps. "twice-sigmoid" is "sigmoid" times 2.
     start: "identity": read weights sum to one, write weights are one and H_res is (nearly) the identity, so that a new
         model equals the plain residual one. "zero": all biases zero.
     rotate: with start "identity", how strongly site k starts by reading stream k mod n: "one-hot" (only it), "soft"
@@ -41,7 +45,8 @@ class Recipe:
     freeze_mix_gate: with flattened logits, the gate on those of H_res stays at `gate` instead of being learned.
     weight_std: standard deviation of the projection's initial weights.
     gate: initial value of the scalar gates on the dynamic part.
-    norm_eps: eps of the normalisation of the state.
+    norm_eps: eps of the normalisation of the state, added to the mean square. None, with flattened and CP logits: no
+        eps, v sqrt(n C) / max(|v|, 1e-12), which torch.nn.functional.normalize makes of the state v by default.
     collapse: how streams end, see `streammix.Collapse`; "concatenate" for "frac"; "carried", by the read weights that
         the last site made, for "single-pass".
     """
@@ -59,14 +64,29 @@ class Recipe:
     read: Activation
     write: Activation
     read_eps: float = 0.0
+    write_multiplier: float = 1.0
+    write_eps: float = 0.0
     start: Literal["identity", "zero"] = "identity"
     rotate: Literal["one-hot", "soft"] = "soft"
     mix_start: Literal["identity", "zero"] = "identity"
     freeze_mix_gate: bool = False
     weight_std: float = 0.0
     gate: float = 0.01
-    norm_eps: float = 1e-6
+    norm_eps: float | None = 1e-6
     collapse: Ending = "mean"
+
+    def __post_init__(self) -> None:
+        if self.norm_eps is not None:
+            _check_number("norm_eps", self.norm_eps, "finite numbers >= 0 or None")
+        _check_number("read_eps", self.read_eps, "finite numbers >= 0")
+        _check_number("write_eps", self.write_eps, "finite numbers >= 0")
+        _check_number("write_multiplier", self.write_multiplier, "finite numbers > 0", zero=False)
+
+
+def _check_number(name: str, value: Any, accepted: str, *, zero: bool = True) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < 0 or (value == 0 and not zero):
+        raise ValueError(f"{name}: got {value!r}; accepted: {accepted}")
 
 
 _RECIPES = (

@@ -32,9 +32,12 @@ SM_FN void for_numbers(int count, Function f) {
     for_channels<V>(0, count, [&](int64_t i, auto many) __attribute__((always_inline)) { f(int(i), many); });
 }
 
+// multiplier * activation + more
 template <class V>
-SM_FN void activate_all(Activation how, const Scalar<V>* logits, Scalar<V>* out, int count, Scalar<V> more) {
-    for_numbers<V>(count, [&](int i, auto many) __attribute__((always_inline)) { store(out + i, activate(how, load<V>(logits + i, many)) + V(more), many); });
+SM_FN void activate_all(Activation how, const Scalar<V>* logits, Scalar<V>* out, int count, Scalar<V> multiplier, Scalar<V> more) {
+    for_numbers<V>(count, [&](int i, auto many) __attribute__((always_inline)) {
+        store(out + i, V(multiplier) * activate(how, load<V>(logits + i, many)) + V(more), many);
+    });
 }
 
 // ------------------------------------------------------------------------------------------------------------ a generator, typed
@@ -43,6 +46,7 @@ struct Generated {
     using F = Scalar<V>;
     const Generator& g;
     const F *weight, *panel, *blocks, *scale, *bias;
+    InverseRms<F> norm;
     int n, rows, mixed;
 
     Generated(const Generator& g, int n)
@@ -52,6 +56,7 @@ struct Generated {
           blocks((const F*)g.blocks),
           scale((const F*)g.scale),
           bias((const F*)g.bias),
+          norm{F(g.norm_eps), F(g.norm_floor)},
           n(n),
           rows(g.rows),
           mixed(g.rows - 2 * n) {}
@@ -61,7 +66,8 @@ struct Generated {
             store(out + i, load<V>(scale + i, many) * load<V>(P + i, many) + load<V>(bias + i, many), many);
         });
     }
-    SM_FN void read_weights(const F* logits, F* pre) const { activate_all<V>(g.read, logits, pre, n, F(g.read_eps)); }
+    SM_FN void read_weights(const F* logits, F* pre) const { activate_all<V>(g.read, logits, pre, n, F(1), F(g.read_eps)); }
+    SM_FN void write_weights(const F* logits, F* post) const { activate_all<V>(g.write, logits, post, n, F(g.write_multiplier), F(g.write_eps)); }
 };
 
 // ------------------------------------------------------------------------------------------------------------ forward
@@ -81,13 +87,12 @@ void site_read_block(Streams s, const Generated<V>& gen, Read r, int64_t begin, 
     const int64_t width = n * s.C;
     const M* x = (const M*)r.x;
     F *P = (F*)r.projected, *inverse_rms = (F*)r.inverse_rms;
-    const F eps(gen.g.norm_eps);
     if (gen.panel)
         for_tiles<panel_tokens>(begin, end, [&]<int tokens>(int64_t t) {
-            project_tokens<tokens, V>(x + t * width, gen.panel, rows, width, eps, P + t * rows, inverse_rms + t, sums);
+            project_tokens<tokens, V>(x + t * width, gen.panel, rows, width, gen.norm, P + t * rows, inverse_rms + t, sums);
         });
     else
-        for (int64_t t = begin; t < end; ++t) project_token<V>(x + t * width, gen.weight, rows, width, eps, P + t * rows, inverse_rms + t, numbers);
+        for (int64_t t = begin; t < end; ++t) project_token<V>(x + t * width, gen.weight, rows, width, gen.norm, P + t * rows, inverse_rms + t, numbers);
     if (!r.u) return;
     F* logits = numbers;
     for (int64_t t = begin; t < end; ++t) {
@@ -95,7 +100,7 @@ void site_read_block(Streams s, const Generated<V>& gen, Read r, int64_t begin, 
         F pre[max_n];
         gen.read_weights(logits, pre);
         read_token<N, Columns<V, M>>(x + t * width, pre, (M*)r.u + t * s.C, n, s.C);
-        activate_all<V>(gen.g.write, logits + n, (F*)r.post + t * n, n, F(0));
+        gen.write_weights(logits + n, (F*)r.post + t * n);
         memcpy((F*)r.mix + t * gen.mixed, logits + 2 * n, gen.mixed * sizeof(F));
     }
 }
@@ -151,13 +156,14 @@ void logit_gradients(Streams s, const Generated<V>& gen, ReadBackward r, int64_t
         gen.read_weights(kept.logits, kept.pre + (t - first) * n);
         read_token_dots<N, V>((const M*)r.du + t * s.C, (const M*)r.x + t * n * s.C, q, n, s.C);
         memcpy(q + n, (const F*)r.dpost + t * n, n * sizeof(F));
-        const auto chain = [&](Activation how, int from) {
+        const auto chain = [&](Activation how, int from, F multiplier) {
             for_numbers<V>(n, [&](int i, auto many) __attribute__((always_inline)) {
-                store(q + from + i, load<V>(q + from + i, many) * activation_slope(how, load<V>(kept.logits + from + i, many)), many);
+                const V slope = V(multiplier) * activation_slope(how, load<V>(kept.logits + from + i, many));
+                store(q + from + i, load<V>(q + from + i, many) * slope, many);
             });
         };
-        chain(gen.g.read, 0);
-        chain(gen.g.write, n);
+        chain(gen.g.read, 0, F(1));
+        chain(gen.g.write, n, F(gen.g.write_multiplier));
         memcpy(q + 2 * n, (const F*)r.dmix + t * gen.mixed, gen.mixed * sizeof(F));
     } else {
         memcpy(q, (const F*)r.dmix + t * rows, rows * sizeof(F));  // the gradient of P itself: scale is one
@@ -175,7 +181,7 @@ void logit_gradients(Streams s, const Generated<V>& gen, ReadBackward r, int64_t
         along += dP * projected;
         store(q + i, V(inverse_rms) * dP, many);
     });
-    kept.a[t - first] = -inverse_rms * inverse_rms / F(n * s.C) * sum(along);
+    kept.a[t - first] = gen.norm.constant(inverse_rms) ? F(0) : -inverse_rms * inverse_rms / F(n * s.C) * sum(along);
 }
 
 // The gradient of the block's state, to dx (its first token at dx)

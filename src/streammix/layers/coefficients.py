@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..functional import computing_dtype, full_precision
 from ..manifolds.precision import AtLeastFloat32, parameter_dtype
 from ..ops import current_for
+from ..ops.eager.site import inverse_rms
 
 Logits = tuple[Tensor, Tensor, Tensor]
 
@@ -53,7 +54,7 @@ class Flattened(Coefficients):
         dim: C.
         streams: n.
         sizes: how many logits each group has.
-        norm_eps: added to the mean square.
+        norm_eps: added to the mean square. None: rms(v) = max(|v|, 1e-12) / sqrt(n C), torch.nn.functional.normalize's.
         frozen_gate: the last group's gate, if it is to be this constant instead of a parameter.
 
     Parameters:
@@ -62,7 +63,13 @@ class Flattened(Coefficients):
     """
 
     def __init__(
-        self, dim: int, streams: int, sizes: Sequence[int], norm_eps: float, *, frozen_gate: float | None = None
+        self,
+        dim: int,
+        streams: int,
+        sizes: Sequence[int],
+        norm_eps: float | None,
+        *,
+        frozen_gate: float | None = None,
     ) -> None:
         super().__init__()
         self.sizes = tuple(sizes)
@@ -88,8 +95,7 @@ class Flattened(Coefficients):
         if one_pass(x, weight.dtype):
             return current_for(x, x.shape[-2]).coefficients(x, weight, self.norm_eps)[0]
         flat = x.flatten(-2).to(weight.dtype)
-        inverse_rms = torch.rsqrt(flat.square().mean(-1, keepdim=True) + self.norm_eps)
-        return F.linear(flat, weight) * inverse_rms
+        return F.linear(flat, weight) * inverse_rms(flat, self.norm_eps).unsqueeze(-1)
 
     def reset_parameters(self, bias: Tensor, weight_std: float, gate: float) -> None:
         with torch.no_grad():

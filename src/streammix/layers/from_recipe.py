@@ -7,6 +7,19 @@ from ..manifolds import Manifold
 from ..recipes import Activation, Recipe
 
 
+def read_weights(recipe: Recipe, logits: Tensor) -> Tensor:
+    """pre = read(logits) + read_eps."""
+    weights = activate(recipe.read, logits)
+    return weights + recipe.read_eps if recipe.read_eps else weights
+
+
+def write_weights(recipe: Recipe, logits: Tensor) -> Tensor:
+    """post = write_multiplier write(logits) + write_eps."""
+    weights = activate(recipe.write, logits)
+    weights = weights * recipe.write_multiplier if recipe.write_multiplier != 1 else weights
+    return weights + recipe.write_eps if recipe.write_eps else weights
+
+
 def activate(activation: Activation, logits: Tensor) -> Tensor:
     match activation:
         case "linear":
@@ -25,6 +38,15 @@ def manifold_of(manifold: str | Manifold | None, recipe: Recipe, streams: int) -
     if manifold.streams != streams:
         raise ValueError(f"manifold: got one for {manifold.streams} streams; accepted here: {streams} streams")
     return manifold
+
+
+def layer_norm_eps(recipe: Recipe) -> float:
+    if recipe.norm_eps is None:
+        raise ValueError(
+            f"norm_eps: got None; {recipe.connection} connections with {recipe.logits} logits take a LayerNorm and"
+            " accept finite numbers >= 0"
+        )
+    return recipe.norm_eps
 
 
 def frozen_gate(recipe: Recipe) -> float | None:

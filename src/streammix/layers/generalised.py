@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..recipes import Recipe
 from . import initialisation
 from .coefficients import Coefficients, Flattened, Static
-from .from_recipe import activate, frozen_gate, manifold_of
+from .from_recipe import frozen_gate, layer_norm_eps, manifold_of, read_weights, write_weights
 from .per_segment import PerSegment
 from .segments import combine, run_branch
 
@@ -76,7 +76,7 @@ class GeneralisedConnection(nn.Module):
             case "flattened":
                 return Flattened(self.width, n, sizes, recipe.norm_eps, frozen_gate=frozen_gate(recipe))
             case "per-stream" if num_logits == n * n:
-                return PerSegment(self.width, n, self.segments, self.writes, self.temperature, recipe.norm_eps)
+                return PerSegment(self.width, n, self.segments, self.writes, self.temperature, layer_norm_eps(recipe))
             case "per-stream":
                 raise ValueError(
                     f"manifold: got one with {num_logits} logits; per-stream logits (recipe {recipe.name!r}) come in"
@@ -94,8 +94,8 @@ class GeneralisedConnection(nn.Module):
             if self.recipe.start == "zero":
                 start = torch.zeros(self.streams * (self.segments + self.writes) + len(mix))
             else:
-                read = initialisation.inverse(self.recipe.read, self.first_read())
-                write = initialisation.inverse(self.recipe.write, self.first_write())
+                read = initialisation.read_logits(self.recipe, self.first_read())
+                write = initialisation.write_logits(self.recipe, self.first_write())
                 mix = mix if self.recipe.mix_start == "identity" else torch.zeros_like(mix)
                 start = torch.cat([read.flatten(), write.flatten(), mix])
         self.manifold.reset_parameters()
@@ -137,10 +137,9 @@ class GeneralisedConnection(nn.Module):
         if h.ndim < 2 or h.shape[-2:] != (self.streams, self.width):
             raise ValueError(f"h: got shape {tuple(h.shape)}; accepted: (..., {self.streams}, {self.width})")
         pre, post, res = self.logits(h)
-        pre = activate(self.recipe.read, pre) + self.recipe.read_eps
         return (
-            pre.unflatten(-1, (self.streams, self.segments)),
-            activate(self.recipe.write, post).unflatten(-1, (self.streams, self.writes)),
+            read_weights(self.recipe, pre).unflatten(-1, (self.streams, self.segments)),
+            write_weights(self.recipe, post).unflatten(-1, (self.streams, self.writes)),
             self.manifold(res),
         )
 

@@ -18,7 +18,7 @@ from ..ops.site import ACTIVATION_CODES
 from ..recipes import Connection, Recipe
 from . import initialisation
 from .coefficients import Coefficients, Flattened, Static, one_pass
-from .from_recipe import activate, check_index, frozen_gate, manifold_of
+from .from_recipe import check_index, frozen_gate, layer_norm_eps, manifold_of, read_weights, write_weights
 from .per_segment import PerStream
 from .temper import CP
 
@@ -164,9 +164,10 @@ class HyperConnection(nn.Module):
         parameters: tuple[Tensor, ...] = (weight, gate, bias)
         if dtype != weight.dtype:
             parameters = tuple(p.to(dtype) for p in parameters)
-        recipe = self.recipe
-        activations = ACTIVATION_CODES[recipe.read], ACTIVATION_CODES[recipe.write]
-        return *parameters, logits.frozen_gate or 0.0, logits.norm_eps, *activations, recipe.read_eps
+        r = self.recipe
+        activations = ACTIVATION_CODES[r.read], ACTIVATION_CODES[r.write]
+        weights = r.read_eps, r.write_multiplier, r.write_eps
+        return *parameters, logits.frozen_gate or 0.0, logits.norm_eps, *activations, *weights
 
     def _mixing(self, logits: Tensor, operators: SimpleNamespace | None = None) -> Tensor:
         """H_res; with `operators`, of logits that came from one of them."""
@@ -191,10 +192,7 @@ class HyperConnection(nn.Module):
         """pre (..., n), post (..., n) and H_res (..., n, n) for these streams, in float32 at least."""
         self._check(x)
         pre, post, res = self.logits(x)
-        pre = activate(self.recipe.read, pre)
-        if self.recipe.read_eps:
-            pre = pre + self.recipe.read_eps
-        return pre, activate(self.recipe.write, post), self._mixing(res)
+        return read_weights(self.recipe, pre), write_weights(self.recipe, post), self._mixing(res)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, streams={self.streams}, recipe={self.recipe.name!r}, site={self.site}"
@@ -220,6 +218,6 @@ def _generator(recipe: Recipe, dim: int, streams: int, num_logits: int) -> Coeff
                     f"manifold: got one with {num_logits} logits; per-stream logits (recipe {recipe.name!r}) come in"
                     f" n^2 = {streams**2}"
                 )
-            return PerStream(dim, streams, recipe.norm_eps)
+            return PerStream(dim, streams, layer_norm_eps(recipe))
         case "cp":
             return CP(dim, streams, num_logits, recipe.rank, recipe.norm_eps, frozen_gate=frozen_gate(recipe))

@@ -13,8 +13,8 @@ def biases(recipe: Recipe, streams: int, site: int, identity_logits: Tensor) -> 
     """(2n + num_logits) biases: read, write, mix."""
     if recipe.start == "zero":
         return torch.zeros(2 * streams + len(identity_logits))
-    read = inverse(recipe.read, read_weights(recipe, streams, site))
-    write = inverse(recipe.write, torch.ones(streams))
+    read = read_logits(recipe, read_weights(recipe, streams, site))
+    write = write_logits(recipe, torch.ones(streams))
     mix = identity_logits if recipe.mix_start == "identity" else torch.zeros_like(identity_logits)
     return torch.cat([read, write, mix])
 
@@ -27,12 +27,22 @@ def read_weights(recipe: Recipe, streams: int, site: int) -> Tensor:
     return weights
 
 
+def read_logits(recipe: Recipe, weights: Tensor) -> Tensor:
+    """The logits of these read weights, as near as the activation comes to them."""
+    return inverse(recipe.read, weights - recipe.read_eps)
+
+
+def write_logits(recipe: Recipe, weights: Tensor) -> Tensor:
+    """The logits of these write weights, as near as the activation comes to them."""
+    return inverse(recipe.write, (weights - recipe.write_eps) / recipe.write_multiplier)
+
+
 def inverse(activation: Activation, weights: Tensor) -> Tensor:
-    """The logits of these weights, within +-SATURATION."""
+    """The logits of these weights, those of a sigmoid within +-SATURATION."""
     match activation:
         case "linear":
             return weights
         case "sigmoid":
-            return weights.double().logit().clamp(-SATURATION, SATURATION).float()
+            return weights.double().clamp(0, 1).logit().clamp(-SATURATION, SATURATION).float()
         case "twice-sigmoid":
             return inverse("sigmoid", weights / 2)

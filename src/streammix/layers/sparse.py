@@ -13,7 +13,7 @@ from ..manifolds.precision import AtLeastFloat32, parameter_dtype
 from ..recipes import Recipe
 from . import initialisation
 from .coefficients import Coefficients, Flattened, Static
-from .from_recipe import activate, check_index, frozen_gate, manifold_of
+from .from_recipe import check_index, frozen_gate, layer_norm_eps, manifold_of, read_weights, write_weights
 from .segments import combine, run_branch
 from .temporal import TemporalBasis
 
@@ -97,7 +97,7 @@ class SparseConnection(nn.Module):
             self.logits = Flattened(dim, active, sizes, recipe.norm_eps, frozen_gate=frozen_gate(recipe))
         else:
             self.reads, self.logits = Static((streams,)), Static(sizes)
-        self.router = Router(dim, streams, recipe.norm_eps, dynamic)
+        self.router = Router(dim, streams, layer_norm_eps(recipe), dynamic)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -107,8 +107,8 @@ class SparseConnection(nn.Module):
             reads, writes = torch.zeros(self.streams), torch.zeros(k, self.basis.size)
             mix = self.manifold.identity_logits()
             if recipe.start == "identity":
-                reads = initialisation.inverse(recipe.read, torch.full((self.streams,), 1 / k))
-                writes = initialisation.inverse(recipe.write, self.first_write())
+                reads = initialisation.read_logits(recipe, torch.full((self.streams,), 1 / k))
+                writes = initialisation.write_logits(recipe, self.first_write())
             if recipe.start == "zero" or recipe.mix_start == "zero":
                 mix = torch.zeros_like(mix)
         self.manifold.reset_parameters()
@@ -148,7 +148,7 @@ class SparseConnection(nn.Module):
     def read_weights(self, x: Float[Tensor, "*batch n C"]) -> Float[Tensor, "*batch n"]:
         """pre, in float32 at least."""
         (logits,) = self.reads(x)
-        return activate(self.recipe.read, logits) + self.recipe.read_eps
+        return read_weights(self.recipe, logits)
 
     def coefficients(
         self, active: Float[Tensor, "*batch k C"]
@@ -156,7 +156,7 @@ class SparseConnection(nn.Module):
         """post and H_res for these active streams, in float32 at least."""
         post, res = self.logits(active)
         with full_precision(active):
-            post = activate(self.recipe.write, post).unflatten(-1, (self.active, self.basis.size))
+            post = write_weights(self.recipe, post).unflatten(-1, (self.active, self.basis.size))
             H = self.manifold(res)
             if self.manifold.guarantees.nonnegative and not self.manifold.guarantees.rows:
                 H = H / H.sum(-1, keepdim=True).clamp(min=1)

@@ -43,7 +43,7 @@ class Collapse(nn.Module):
     """
 
     def __init__(
-        self, dim: int, streams: int = 4, how: How = "sum", *, norm_eps: float = 1e-6, read_eps: float = 1e-6
+        self, dim: int, streams: int = 4, how: How = "sum", *, norm_eps: float | None = 1e-6, read_eps: float = 1e-6
     ) -> None:
         super().__init__()
         if how not in get_args(How):

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ..functional import full_precision
 from ..manifolds.precision import parameter_dtype
+from ..ops.eager.site import inverse_rms
 from .coefficients import Coefficients, Logits
 
 
@@ -24,7 +25,7 @@ class CP(Coefficients):
         streams: n.
         num_logits: of the manifold; it must be n^2.
         rank: R.
-        norm_eps: added to the mean square.
+        norm_eps: added to the mean square; None as in Flattened.
         frozen_gate: the gate on res, if it is to be this constant instead of a parameter.
 
     Parameters:
@@ -41,7 +42,7 @@ class CP(Coefficients):
         streams: int,
         num_logits: int,
         rank: int,
-        norm_eps: float,
+        norm_eps: float | None,
         *,
         frozen_gate: float | None = None,
     ) -> None:
@@ -64,8 +65,8 @@ class CP(Coefficients):
         n, dtype = self.streams, torch.promote_types(self.channel.dtype, x.dtype)
         with full_precision(x):
             wide = x.to(dtype)
-            inverse_rms = torch.rsqrt(wide.square().mean((-2, -1)) + self.norm_eps).unsqueeze(-1)
-            t = (wide @ self.channel.to(dtype) * self.stream.to(dtype)).sum(-2) * inverse_rms
+            r = inverse_rms(wide.flatten(-2), self.norm_eps).unsqueeze(-1)
+            t = (wide @ self.channel.to(dtype) * self.stream.to(dtype)).sum(-2) * r
             t_read, t_write, t_res = t.split(self.rank, -1)
             C_read, C_write, C_res, D_res = self.out.to(dtype)
             read_bias, write_bias, res_bias = self.bias.to(dtype).split((n, n, n * n))

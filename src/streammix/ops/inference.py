@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .eager import birkhoff, site
 from .registry import define
+from .site import PARAMETERS, SETTINGS
 
 
 def _kernel(x: Tensor, y: Tensor, post: Tensor, res: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -28,8 +29,8 @@ def _backward(ops: SimpleNamespace, ctx: Any, *grads: Tensor) -> Any:
 
 
 define(
-    "next_site(Tensor x, Tensor y, Tensor post, Tensor res, Tensor weight, Tensor gate, Tensor bias, float mix_gate,"
-    " float norm_eps, int read, int write, float read_eps, float? tol) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"next_site(Tensor x, Tensor y, Tensor post, Tensor res, {PARAMETERS}, {SETTINGS}, float? tol)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
     _kernel,
     fake=_fake,
     save=lambda ctx, inputs, output: None,

@@ -17,9 +17,11 @@ from .registry import define
 
 ACTIVATION_CODES = {"linear": 0, "sigmoid": 1, "twice-sigmoid": 2}
 
-_PARAMETERS = "Tensor weight, Tensor gate, Tensor bias"
+PARAMETERS = "Tensor weight, Tensor gate, Tensor bias"
 _SAVED = "Tensor projected, Tensor inverse_rms"
-_ACTIVATIONS = "int read, int write, float read_eps"
+SETTINGS = (
+    "float mix_gate, float? norm_eps, int read, int write, float read_eps, float write_multiplier, float write_eps"
+)
 
 
 def _through_plain_formulas(plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,14 +69,22 @@ def _given(grad: Tensor | None, *like: Any) -> Tensor:
 
 
 def _through_saved(
-    ops: SimpleNamespace, dP: Tensor | None, dr: Tensor | None, x: Tensor, weight: Tensor, P: Tensor, r: Tensor
+    ops: SimpleNamespace,
+    dP: Tensor | None,
+    dr: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    P: Tensor,
+    r: Tensor,
+    norm_eps: float | None,
 ) -> tuple[Tensor, Tensor]:
     """dx and dweight from gradients of P and r, which are outputs for the backward pass only: a second derivative sends
     gradients there.   dr/dv = -r^3 v / (n C)"""
-    dx, dweight = ops.coefficients_backward(_given(dP, P, *P.shape), x, weight, P, r)
+    dx, dweight = ops.coefficients_backward(_given(dP, P, *P.shape), x, weight, P, r, norm_eps)
     if dr is not None:
-        factor = -r.pow(3) * dr / weight.shape[-1]
-        dx = dx + (factor[..., None, None] * x.to(weight.dtype)).to(x.dtype)
+        wide = x.to(weight.dtype)
+        factor = eager.varying(-r.pow(3) * dr / weight.shape[-1], wide.flatten(-2), norm_eps)
+        dx = dx + (factor[..., None, None] * wide).to(x.dtype)
     return dx, dweight
 
 
@@ -82,17 +92,18 @@ def _through_saved(
 
 
 def _save_coefficients(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, weight, _ = inputs
+    x, weight, ctx.norm_eps = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, weight, *output)
 
 
 def _coefficients_backward(ops: SimpleNamespace, ctx: Any, dP: Tensor | None, dr: Tensor | None) -> Any:
-    return *_through_saved(ops, dP, dr, *ctx.saved_tensors), None
+    x, weight, P, r = ctx.saved_tensors
+    return *_through_saved(ops, dP, dr, x, weight, P, r, ctx.norm_eps), None
 
 
 define(
-    "coefficients(Tensor x, Tensor weight, float norm_eps) -> (Tensor, Tensor)",
+    "coefficients(Tensor x, Tensor weight, float? norm_eps) -> (Tensor, Tensor)",
     eager.coefficients,
     fake=lambda x, weight, norm_eps: _rows(x, weight),
     save=_save_coefficients,
@@ -100,9 +111,9 @@ define(
     vmap=False,
 )
 define(
-    f"coefficients_backward(Tensor grad, Tensor x, Tensor weight, {_SAVED}) -> (Tensor, Tensor)",
+    f"coefficients_backward(Tensor grad, Tensor x, Tensor weight, {_SAVED}, float? norm_eps) -> (Tensor, Tensor)",
     eager.coefficients_backward,
-    fake=lambda grad, x, weight, projected, inverse_rms: _like(x, weight),
+    fake=lambda grad, x, weight, *_: _like(x, weight),
     save=_save_arguments,
     backward=_through_plain_formulas(eager.coefficients_backward),
     vmap=False,
@@ -119,10 +130,9 @@ def _read_outputs(x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
 
 
 def _save_site_read(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, weight, gate, bias, mix_gate, _, read, write, read_eps = inputs
+    x, weight, gate, bias, *ctx.settings = inputs
     *_, projected, inverse_rms = output
     ctx.set_materialize_grads(False)
-    ctx.activations = (mix_gate, read, write, read_eps)
     ctx.save_for_backward(x, weight, gate, bias, projected, inverse_rms)
 
 
@@ -138,16 +148,15 @@ def _read_gradients(x: Tensor, weight: Tensor, du: Any, dpost: Any, dmix: Any) -
 def _site_read_backward(ops: SimpleNamespace, ctx: Any, du: Any, dpost: Any, dmix: Any, dP: Any, dr: Any) -> Any:
     x, weight, gate, bias, P, r = ctx.saved_tensors
     of_outputs = _read_gradients(x, weight, du, dpost, dmix)
-    dx, dweight, dgate, dbias = ops.site_read_backward(*of_outputs, x, weight, gate, bias, P, r, *ctx.activations)
+    dx, dweight, dgate, dbias = ops.site_read_backward(*of_outputs, x, weight, gate, bias, P, r, *ctx.settings)
     if dP is not None or dr is not None:
-        more_dx, more_dweight = _through_saved(ops, dP, dr, x, weight, P, r)
+        more_dx, more_dweight = _through_saved(ops, dP, dr, x, weight, P, r, ctx.settings[1])
         dx, dweight = dx + more_dx, dweight + more_dweight
-    return dx, dweight, dgate, dbias, None, None, None, None, None
+    return dx, dweight, dgate, dbias, *[None] * len(ctx.settings)
 
 
 define(
-    f"site_read(Tensor x, {_PARAMETERS}, float mix_gate, float norm_eps, {_ACTIVATIONS})"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"site_read(Tensor x, {PARAMETERS}, {SETTINGS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     eager.site_read,
     fake=lambda x, weight, *_: _read_outputs(x, weight),
     save=_save_site_read,
@@ -155,8 +164,8 @@ define(
     vmap=False,
 )
 define(
-    f"site_read_backward(Tensor du, Tensor dpost, Tensor dmix, Tensor x, {_PARAMETERS}, {_SAVED}, float mix_gate,"
-    f" {_ACTIVATIONS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"site_read_backward(Tensor du, Tensor dpost, Tensor dmix, Tensor x, {PARAMETERS}, {_SAVED},"
+    f" {SETTINGS}) -> (Tensor, Tensor, Tensor, Tensor)",
     eager.site_read_backward,
     fake=lambda du, dpost, dmix, x, weight, gate, bias, *_: _like(x, weight, gate, bias),
     save=_save_arguments,
@@ -169,10 +178,9 @@ define(
 
 
 def _save_write_site_read(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, y, post, res, weight, gate, bias, mix_gate, _, read, write, read_eps = inputs
+    x, y, post, res, weight, gate, bias, *ctx.settings = inputs
     state, *_, projected, inverse_rms = output
     ctx.set_materialize_grads(False)
-    ctx.activations = (mix_gate, read, write, read_eps)
     ctx.save_for_backward(x, y, post, res, state, weight, gate, bias, projected, inverse_rms)
 
 
@@ -182,19 +190,19 @@ def _write_site_read_backward(
     *before, state, weight, gate, bias, P, r = ctx.saved_tensors
     more_dweight: Any = None
     if dP is not None or dr is not None:
-        more_dstate, more_dweight = _through_saved(ops, dP, dr, state, weight, P, r)
+        more_dstate, more_dweight = _through_saved(ops, dP, dr, state, weight, P, r, ctx.settings[1])
         dstate = more_dstate if dstate is None else dstate + more_dstate
     of_outputs = _read_gradients(state, weight, du, dpost, dmix)
     *grads, dweight, dgate, dbias = ops.write_site_read_backward(
-        dstate, *of_outputs, *before, state, weight, gate, bias, P, r, *ctx.activations
+        dstate, *of_outputs, *before, state, weight, gate, bias, P, r, *ctx.settings
     )
     dweight = dweight if more_dweight is None else dweight + more_dweight
-    return *grads, dweight, dgate, dbias, None, None, None, None, None
+    return *grads, dweight, dgate, dbias, *[None] * len(ctx.settings)
 
 
 define(
-    f"write_site_read(Tensor x, Tensor y, Tensor post, Tensor res, {_PARAMETERS}, float mix_gate, float norm_eps,"
-    f" {_ACTIVATIONS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"write_site_read(Tensor x, Tensor y, Tensor post, Tensor res, {PARAMETERS}, {SETTINGS})"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     eager.write_site_read,
     fake=lambda x, y, post, res, weight, *_: (*_like(x), *_read_outputs(x, weight)),
     save=_save_write_site_read,
@@ -203,7 +211,7 @@ define(
 )
 define(
     "write_site_read_backward(Tensor? dstate, Tensor du, Tensor dnext_post, Tensor dmix, Tensor x, Tensor y,"
-    f" Tensor post, Tensor res, Tensor state, {_PARAMETERS}, {_SAVED}, float mix_gate, {_ACTIVATIONS})"
+    f" Tensor post, Tensor res, Tensor state, {PARAMETERS}, {_SAVED}, {SETTINGS})"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     eager.write_site_read_backward,
     fake=lambda dstate, du, dnext_post, dmix, x, y, post, res, state, weight, gate, bias, *_: _like(

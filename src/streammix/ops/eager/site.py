@@ -1,7 +1,11 @@
 """A site's coefficients in plain PyTorch, alone and together with the read and the write around them.
 
     v = vec x,   r = (mean v^2 + eps)^(-1/2),   P = r (phi v),   logits = gate o P + bias          (mHC Eq. 7)
-    pre = read(logits) + read_eps,   post = write(logits),   mix = the other logits,   u = sum_j pre_j x_j
+    pre = read(logits) + read_eps,   post = write_multiplier write(logits) + write_eps,   mix = the other logits,
+    u = sum_j pre_j x_j
+
+Where `norm_eps` is None, nothing is added and r v = sqrt(n C) v / max(|v|, 1e-12), as torch.nn.functional.normalize has
+it: r is constant below that norm.
 
 `phi` (`weight`) has a row for each logit: n reads, n writes, then those of the mix. `gate` has a number for each of the
 three groups, or two where `mix_gate` is the last. Computed in the parameters' dtype.
@@ -26,18 +30,39 @@ SLOPES: tuple[Callable[[Tensor], Tensor], ...] = (
 )
 
 
-def coefficients(x: Tensor, weight: Tensor, norm_eps: float) -> tuple[Tensor, Tensor]:
+#: The least norm of v where there is no eps.
+NORM_FLOOR = 1e-12
+
+
+def inverse_rms(v: Tensor, norm_eps: float | None) -> Tensor:
+    """v (..., n C) -> r (...)."""
+    mean_square = v.square().mean(-1)
+    return torch.rsqrt(mean_square.clamp(min=_floor(v)) if norm_eps is None else mean_square + norm_eps)
+
+
+def varying(rate: Tensor, v: Tensor, norm_eps: float | None) -> Tensor:
+    """What goes with the derivative of r: `rate` (...), zero where r is constant."""
+    return rate if norm_eps is not None else torch.where(v.square().mean(-1) < _floor(v), 0, rate)
+
+
+def _floor(v: Tensor) -> float:
+    return NORM_FLOOR**2 / max(v.shape[-1], 1)
+
+
+def coefficients(x: Tensor, weight: Tensor, norm_eps: float | None) -> tuple[Tensor, Tensor]:
     """x (..., n, C), weight (rows, n C) -> P (..., rows), r (...)."""
     v = x.flatten(-2).to(weight.dtype)
-    r = torch.rsqrt(v.square().mean(-1) + norm_eps)
+    r = inverse_rms(v, norm_eps)
     return F.linear(v, weight) * r.unsqueeze(-1), r
 
 
-def coefficients_backward(grad: Tensor, x: Tensor, weight: Tensor, P: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+def coefficients_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, P: Tensor, r: Tensor, norm_eps: float | None
+) -> tuple[Tensor, Tensor]:
     """grad (..., rows) -> dx, dweight:  dv = phi' q - (r^2 / (n C)) <grad, P> v,   dphi = sum q v',   q = r grad."""
     v = x.flatten(-2).to(weight.dtype)
     q = r.unsqueeze(-1) * grad
-    along = -r.square() * (grad * P).sum(-1) / v.shape[-1]
+    along = varying(-r.square() * (grad * P).sum(-1) / v.shape[-1], v, norm_eps)
     dv = q @ weight + along.unsqueeze(-1) * v
     dweight = q.flatten(0, -2).mT @ v.flatten(0, -2) if v.ndim > 1 else torch.outer(q, v)
     return dv.unflatten(-1, x.shape[-2:]).to(x.dtype), dweight
@@ -49,15 +74,17 @@ def site_read(
     gate: Tensor,
     bias: Tensor,
     mix_gate: float,
-    norm_eps: float,
+    norm_eps: float | None,
     read: int,
     write: int,
     read_eps: float,
+    write_multiplier: float,
+    write_eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """x (..., n, C) -> u (..., C), post (..., n), mix (..., rows - 2n), P (..., rows), r (...)."""
     n = x.shape[-2]
     P, r = coefficients(x, weight, norm_eps)
-    pre, post, mix = activated(n, P, gate, bias, mix_gate, read, write, read_eps)
+    pre, post, mix = activated(n, P, gate, bias, mix_gate, read, write, read_eps, write_multiplier, write_eps)
     return streams.read(x, pre), post, mix, P, r
 
 
@@ -72,13 +99,16 @@ def site_read_backward(
     P: Tensor,
     r: Tensor,
     mix_gate: float,
+    norm_eps: float | None,
     read: int,
     write: int,
     read_eps: float,
+    write_multiplier: float,
+    write_eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """-> dx, dweight, dgate, dbias."""
-    activations = (mix_gate, read, write, read_eps)
-    dx, dweight, dgate, dbias = _site_read_backward(du, dpost, dmix, x, weight, gate, bias, P, r, *activations)
+    settings = (mix_gate, norm_eps, read, write, read_eps, write_multiplier, write_eps)
+    dx, dweight, dgate, dbias = _site_read_backward(du, dpost, dmix, x, weight, gate, bias, P, r, *settings)
     return dx.to(x.dtype), dweight, dgate, dbias
 
 
@@ -92,22 +122,22 @@ def _site_read_backward(
     bias: Tensor,
     P: Tensor,
     r: Tensor,
-    *activations: Any,
+    *settings: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The same with dx in the parameters' dtype: rounded once, when all of it is there."""
     n, x = x.shape[-2], x.to(weight.dtype)
-    mix_gate, read, write, _ = activations
-    pre, _, _ = activated(n, P, gate, bias, *activations)
+    mix_gate, norm_eps, read, write, read_eps, write_multiplier, write_eps = settings
+    pre, _, _ = activated(n, P, gate, bias, mix_gate, read, write, read_eps, write_multiplier, write_eps)
     dx, dpre = streams.read_backward(du.to(weight.dtype), x, pre)
 
     groups = _groups(n, P, gate, bias, mix_gate)
     (read_logits, write_logits, _) = (g * p + b for g, p, b in groups)
-    dlogits = [dpre * SLOPES[read](read_logits), dpost * SLOPES[write](write_logits), dmix]
+    dlogits = [dpre * SLOPES[read](read_logits), dpost * (write_multiplier * SLOPES[write](write_logits)), dmix]
     dgate = [(d * p).sum() for d, (_, p, _) in zip(dlogits, groups)]
     dP = torch.cat([g * d for d, (g, _, _) in zip(dlogits, groups)], -1)
     dbias = torch.cat(dlogits, -1).flatten(0, -2).sum(0) if P.ndim > 1 else torch.cat(dlogits, -1)
 
-    dx_coefficients, dweight = coefficients_backward(dP, x, weight, P, r)
+    dx_coefficients, dweight = coefficients_backward(dP, x, weight, P, r, norm_eps)
     return dx + dx_coefficients, dweight, torch.stack(dgate[: len(gate)]), dbias
 
 
@@ -120,14 +150,17 @@ def write_site_read(
     gate: Tensor,
     bias: Tensor,
     mix_gate: float,
-    norm_eps: float,
+    norm_eps: float | None,
     read: int,
     write: int,
     read_eps: float,
+    write_multiplier: float,
+    write_eps: float,
 ) -> tuple[Tensor, ...]:
     """The write of one site and the read of the next: -> state (..., n, C), and what `site_read` makes of it."""
     state = streams.write(x, y, post, res)
-    return state, *site_read(state, weight, gate, bias, mix_gate, norm_eps, read, write, read_eps)
+    settings = (mix_gate, norm_eps, read, write, read_eps, write_multiplier, write_eps)
+    return state, *site_read(state, weight, gate, bias, *settings)
 
 
 def write_site_read_backward(
@@ -146,23 +179,35 @@ def write_site_read_backward(
     P: Tensor,
     r: Tensor,
     mix_gate: float,
+    norm_eps: float | None,
     read: int,
     write: int,
     read_eps: float,
+    write_multiplier: float,
+    write_eps: float,
 ) -> tuple[Tensor, ...]:
     """-> dx, dy, dpost, dres, dweight, dgate, dbias. dstate: gradient of the state from beyond the next site's read."""
-    activations = (mix_gate, read, write, read_eps)
-    g, *parameters = _site_read_backward(du, dnext_post, dmix, state, weight, gate, bias, P, r, *activations)
+    settings = (mix_gate, norm_eps, read, write, read_eps, write_multiplier, write_eps)
+    g, *parameters = _site_read_backward(du, dnext_post, dmix, state, weight, gate, bias, P, r, *settings)
     g = g if dstate is None else g + dstate
     return *streams.write_backward(g.to(x.dtype), x, y, post, res), *parameters
 
 
 def activated(
-    n: int, P: Tensor, gate: Tensor, bias: Tensor, mix_gate: float, read: int, write: int, read_eps: float
+    n: int,
+    P: Tensor,
+    gate: Tensor,
+    bias: Tensor,
+    mix_gate: float,
+    read: int,
+    write: int,
+    read_eps: float,
+    write_multiplier: float,
+    write_eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """pre (..., n), post (..., n) and the mixing logits (..., rows - 2n)."""
     pre, post, mix = (g * p + b for g, p, b in _groups(n, P, gate, bias, mix_gate))
-    return ACTIVATIONS[read](pre) + read_eps, ACTIVATIONS[write](post), mix
+    return ACTIVATIONS[read](pre) + read_eps, write_multiplier * ACTIVATIONS[write](post) + write_eps, mix
 
 
 def _groups(n: int, P: Tensor, gate: Tensor, bias: Tensor, mix_gate: float) -> list[tuple[Any, Tensor, Tensor]]:
