@@ -54,6 +54,47 @@ def test_published_starts():
         assert near.logits.bias[:8].tolist() == zero.logits.bias[:8].tolist()
 
 
+@pytest.mark.parametrize("name", ["mhc-lite", "kromhc", "shc", "tbp", "rtbp"])
+@pytest.mark.parametrize(("streams", "site"), [(4, 0), (4, 6), (2, 1)])
+def test_the_start_of_mhc_lites_code_and_of_those_built_on_it(name, streams, site):
+    recipe = dataclasses.replace(sm.recipes.get(name), start="authors")
+    assert recipe.norm_eps is None
+    own = sm.HyperConnection(None, 8, streams, recipe, site)
+    biases = torch.full((streams,), -1.0)
+    biases[site % streams] = 1
+    read, write, mix = own.logits.bias.split([streams, streams, own.manifold.num_logits])
+    assert torch.equal(read, biases)
+    assert torch.equal(write, biases)
+    zero = torch.zeros_like(mix)
+    assert torch.equal(mix, zero if "tbp" in name else own.manifold.identity_logits())
+    assert not own.logits.weight.any()
+    assert own.logits.gate.tolist() == [pytest.approx(0.01)] * 3
+
+
+def test_the_start_of_c_mhcs_code(seed):
+    site = sm.HyperConnection(None, 600, 4, dataclasses.replace(sm.recipes.get("c-mhc"), start="authors"))
+    pre, post, _ = site.coefficients(torch.zeros(4, 600))
+    torch.testing.assert_close(pre, torch.full((4,), 0.25))
+    torch.testing.assert_close(post, torch.ones(4))
+    assert site.logits.weight.std().item() == pytest.approx(0.02 / 2400**0.5, rel=0.05)
+    assert not site.logits.bias[8:].any()
+
+
+@pytest.mark.parametrize("name", ["mhc", "deepseek-v4", "xhc", "frac"])
+def test_a_recipe_without_an_authors_start(name):
+    with pytest.raises(ValueError, match=rf"start: got 'authors'; recipe '{name}' has no .*accepted: identity, zero"):
+        dataclasses.replace(sm.recipes.get(name), start="authors")
+
+
+def test_a_recipe_pickled_before_its_newer_fields_has_their_defaults():
+    state = dict(vars(sm.recipes.get("mhc")))
+    for field in ("write_multiplier", "write_eps", "authors"):
+        del state[field]
+    old = object.__new__(sm.recipes.Recipe)
+    old.__dict__.update(state)
+    assert pickle.loads(pickle.dumps(old)) == sm.recipes.get("mhc")
+
+
 @pytest.mark.parametrize(
     ("field", "value", "accepted"),
     [

@@ -12,6 +12,23 @@ Ending = Literal["sum", "mean", "head", "concatenate", "carried"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class AuthorsStart:
+    """The initial values of the authors' code, for start "authors".
+
+    read: biases of the read logits. "rotating": at site k +1 for stream k mod n, -1 for the others. "mean":
+        -log(n - 1), a weight of sigmoid = 1/n each.
+    write: biases of the write logits, "rotating" or "zero".
+    mix: the logits of H_res, the manifold's identity_logits or "zero".
+    weights: standard deviation of the projection's weights, times sqrt(n C).
+    """
+
+    read: Literal["rotating", "mean"] = "rotating"
+    write: Literal["rotating", "zero"] = "rotating"
+    mix: Literal["identity", "zero"] = "identity"
+    weights: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One published configuration of a hyper-connection. Change fields with dataclasses.replace.
 
@@ -37,7 +54,9 @@ class Recipe:
         "sigmoid" by their post_mult (2.0) and post_mult_value (1.0; DeepSeek-V4 passes 2.0); Hy4 in transformers
         multiplies by 2 and adds its hc_eps. "twice-sigmoid" is "sigmoid" times 2.
     start: "identity": read weights sum to one, write weights are one and H_res is (nearly) the identity, so that a new
-        model equals the plain residual one. "zero": all biases zero.
+        model equals the plain residual one. "zero": all biases zero. "authors": as `authors` says, which is not the
+        plain residual network; for connections "hyper" and "single-pass".
+    authors: how the code of the recipe's authors starts, where it is another start than those two.
     rotate: with start "identity", how strongly site k starts by reading stream k mod n: "one-hot" (only it), "soft"
         (sigmoid(1) = 0.73 of the weight). Never uniformly: streams that start identical and symmetric stay so.
     mix_start: the logits of H_res with start "identity": the manifold's identity_logits, or "zero" as some papers have
@@ -66,7 +85,8 @@ class Recipe:
     read_eps: float = 0.0
     write_multiplier: float = 1.0
     write_eps: float = 0.0
-    start: Literal["identity", "zero"] = "identity"
+    start: Literal["identity", "zero", "authors"] = "identity"
+    authors: AuthorsStart | None = None
     rotate: Literal["one-hot", "soft"] = "soft"
     mix_start: Literal["identity", "zero"] = "identity"
     freeze_mix_gate: bool = False
@@ -80,6 +100,10 @@ class Recipe:
             _check_number("norm_eps", self.norm_eps, "finite numbers >= 0 or None")
         _check_number("read_eps", self.read_eps, "finite numbers >= 0")
         _check_number("write_eps", self.write_eps, "finite numbers >= 0")
+        if self.start == "authors" and (self.authors is None or self.connection not in ("hyper", "single-pass")):
+            raise ValueError(
+                f"start: got 'authors'; recipe {self.name!r} has no start of its authors' own; accepted: identity, zero"
+            )
         _check_number("write_multiplier", self.write_multiplier, "finite numbers > 0", zero=False)
 
 
@@ -166,22 +190,27 @@ _RECIPES = (
 #: What the constrained recipes after mHC share: its generator, activations and rotating reads.
 _AS_MHC: dict[str, Any] = {"logits": "flattened", "read": "sigmoid", "write": "twice-sigmoid"}
 
+#: What the code of mHC-lite and of those built on it shares: norm and start.
+_AS_MHC_LITE: dict[str, Any] = {**_AS_MHC, "norm_eps": None, "authors": AuthorsStart()}
+_AS_TBP: dict[str, Any] = {**_AS_MHC_LITE, "authors": AuthorsStart(mix="zero")}
+
 _CONSTRAINED = (
     Recipe(
         name="mhc-lite",
         source="mHC-lite: arXiv 2601.05732, Eq. 4-5, and its code",
-        note="All n! permutations up to n = 6, a seeded sample beyond. H_res starts as in its code (0 / -8), reads and"
-        " writes as in mhc; its code also starts one write larger, and ends streams in their sum.",
+        note="All n! permutations up to n = 6, a seeded sample beyond. No norm eps, as in its code. H_res starts as in"
+        " its code (0 / -8), reads and writes as in mhc; start='authors' is its code's, which has biases of +1 for the"
+        " read and the write of stream k mod n and -1 for the others. Its code ends streams in their sum.",
         manifold="permutations",
-        **_AS_MHC,
+        **_AS_MHC_LITE,
     ),
     Recipe(
         name="kromhc",
         source="KromHC: arXiv 2601.21579, Sec. 4, and its code",
         note="Factors are the primes of n, each a mixture of permutations, under one gate as published; its code takes"
-        " powers of two only. Starts and end as in mhc-lite.",
+        " powers of two only. Norm, starts and end as in mhc-lite.",
         manifold="kronecker",
-        **_AS_MHC,
+        **_AS_MHC_LITE,
     ),
     Recipe(
         name="go-mhc",
@@ -195,41 +224,44 @@ _CONSTRAINED = (
     Recipe(
         name="tbp",
         source="TBP-mHC: arXiv 2605.21724, sequential chart, and its code",
-        note="H_res starts near the identity; its code starts at zero logits, mix_start='zero', where sigma_2 = 0.41 at"
-        " n = 4 and with equal writes the streams hardly come apart. Minorised, (1 - d) H + d 11'/n with d learned, at"
-        " first sigmoid(-8) = 0.0003, as its layers are by default. (n - 1)^2 logits where its code makes n^2 and"
-        " uses as many. Reads and writes as in mhc; its code also starts one write larger.",
+        note="H_res starts near the identity, reads and writes as in mhc. Its code, start='authors', starts at zero"
+        " mixing logits, where sigma_2 = 0.41 at n = 4, with reads and writes as in mhc-lite's; mix_start='zero' is"
+        " that with equal writes, from which the streams hardly come apart. Minorised, (1 - d) H + d 11'/n with d"
+        " learned, at first sigmoid(-8) = 0.0003, as its layers are by default. (n - 1)^2 logits where its code makes"
+        " n^2 and uses as many. Norm and end as in mhc-lite.",
         manifold="transportation",
         manifold_options={"minorised": True},
-        **_AS_MHC,
+        **_AS_TBP,
     ),
     Recipe(
         name="rtbp",
         source="RTBP: arXiv 2605.21724, recursive chart, and its code",
-        note="As tbp. Its code's start at zero logits, mix_start='zero', is 11'/n for n a power of two: it erases every"
-        " difference between streams, and with equal writes they stay copies.",
+        note="As tbp. RTBP2N for n a power of two, RTBP for other n, as `streammix.manifolds.Transportation` has it."
+        " Its code's start at zero mixing logits is 11'/n for n a power of two: it erases every difference between"
+        " streams, and with equal writes, mix_start='zero', they stay copies.",
         manifold="transportation",
         manifold_options={"chart": "recursive", "minorised": True},
-        **_AS_MHC,
+        **_AS_TBP,
     ),
     Recipe(
         name="c-mhc",
         source="C-mHC: contactsebi/circulant-hyper-connections, leaky, beta = 4",
         note="The leak beta / (2 sites) is that of 24 sites: set manifold_options={'sites': ...} to your network's. "
-        "H_res starts at zero logits as published, a uniform leak, weights N(0, 0.02^2 / (n C)) at zero instead; reads"
-        " as in mhc where its code starts them at 1/n; a gate a group instead of one.",
+        "H_res starts at zero logits as published, a uniform leak; reads start as in mhc, weights at zero. start="
+        "'authors' is its code's: reads of 1/n, weights N(0, 0.02^2 / (n C)). A gate a group instead of one.",
         manifold="circulant",
         manifold_options={"sites": 24},
         mix_start="zero",
+        authors=AuthorsStart(read="mean", write="zero", mix="zero", weights=0.02),
         **_AS_MHC,
     ),
     Recipe(
         name="shc",
         source="sHC: arXiv 2603.20896, and its code",
         note="Its code has one gate each for the three groups of mixing logits, here one for all. H_res starts as in "
-        "its code, reads and writes as in mhc.",
+        "its code, reads and writes as in mhc. Norm, start='authors' and end as in mhc-lite.",
         manifold="spectral-sphere",
-        **_AS_MHC,
+        **_AS_MHC_LITE,
     ),
     Recipe(
         name="isohc",

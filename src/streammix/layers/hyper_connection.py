@@ -94,7 +94,8 @@ class HyperConnection(nn.Module):
         with torch.device("cpu"):
             start = initialisation.biases(self.recipe, self.streams, self.site, self.manifold.identity_logits())
         self.manifold.reset_parameters()
-        self.logits.reset_parameters(start, self.recipe.weight_std, self.recipe.gate)
+        std = initialisation.weight_std(self.recipe, self.streams * self.dim)
+        self.logits.reset_parameters(start, std, self.recipe.gate)
 
     def forward(self, x: Float[Tensor, "*batch n C"], *args: Any, **kwargs: Any) -> Any:
         if self.branch is None:

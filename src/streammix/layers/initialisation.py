@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..recipes import Activation, Recipe
+from ..recipes import Activation, AuthorsStart, Recipe
 
 SATURATION = 8.0  # |logit| beyond which a sigmoid is not driven: its gradient there is 3e-4
 SOFT_LOGIT = 1.0  # "soft" rotation: site k reads sigmoid(1) = 0.73 of stream k mod n
@@ -13,10 +13,29 @@ def biases(recipe: Recipe, streams: int, site: int, identity_logits: Tensor) -> 
     """(2n + num_logits) biases: read, write, mix."""
     if recipe.start == "zero":
         return torch.zeros(2 * streams + len(identity_logits))
+    if recipe.start == "authors" and recipe.authors:
+        return authors_biases(recipe.authors, streams, site, identity_logits)
     read = read_logits(recipe, read_weights(recipe, streams, site))
     write = write_logits(recipe, torch.ones(streams))
     mix = identity_logits if recipe.mix_start == "identity" else torch.zeros_like(identity_logits)
     return torch.cat([read, write, mix])
+
+
+def authors_biases(start: AuthorsStart, streams: int, site: int, identity_logits: Tensor) -> Tensor:
+    """(2n + num_logits) biases as `start` says."""
+    rotating = torch.full((streams,), -1.0)
+    rotating[site % streams] = 1.0
+    read = rotating if start.read == "rotating" else inverse("sigmoid", torch.full((streams,), 1 / streams))
+    write = rotating if start.write == "rotating" else torch.zeros(streams)
+    mix = identity_logits if start.mix == "identity" else torch.zeros_like(identity_logits)
+    return torch.cat([read, write, mix])
+
+
+def weight_std(recipe: Recipe, width: int) -> float:
+    """Standard deviation of the projection's initial weights, `width` = n C."""
+    if recipe.start == "authors" and recipe.authors:
+        return recipe.authors.weights / width**0.5
+    return recipe.weight_std
 
 
 def read_weights(recipe: Recipe, streams: int, site: int) -> Tensor:
