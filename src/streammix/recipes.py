@@ -295,7 +295,7 @@ _CONSTRAINED = (
         source="JPmHC: arXiv 2602.18308, App. J",
         note="H_res is a static projector of rank n / 2, never near the identity; it keeps equal streams, so a new "
         "model still equals the plain residual one. Trained by the model's optimizer, not the paper's own. Reads and "
-        "writes as in mhc.",
+        "writes as in mhc: half the published parameters, see 'Parameters against the papers'.",
         manifold="grassmann",
         **_AS_MHC,
     ),
@@ -391,9 +391,11 @@ _BEYOND_ONE_LAYOUT = (
     ),
     Recipe(
         name="deepseek-v4.1",
-        source="DeepSeek-V4.1 single-pass mHC, as described of its inference code; transformers deepseek_v41",
-        note="deepseek-v4 with another wiring: the read weights made at a site are used at the next, the first site "
-        "reads stream 0, the last site's read weights end the streams. Norm eps 1e-20. For checkpoints, as "
+        source="DeepSeek-V4.1-Flash, single-pass mHC: the inference code released with its weights, as the pull"
+        " request NVIDIA-NeMo/Automodel#3855 describes and reimplements it",
+        note="Second-hand: neither that code nor the model's report was read, and transformers has no deepseek_v41 up"
+        " to 5.24.0. deepseek-v4 with another wiring: the read weights made at a site are used at the next, the first"
+        " site reads stream 0, the last site's read weights end the streams. Norm eps 1e-20. For checkpoints, as "
         "deepseek-v4: it does not start as the plain residual network.",
         connection="single-pass",
         manifold="sinkhorn",

@@ -283,16 +283,15 @@ def test_a_branch_must_be_callable():
 @pytest.mark.parametrize(
     ("recipe", "expected"),
     [
-        # n = 4, C = 768. mHC's published 1,843,848, mHC-lite's 2,433,864 and KromHC's 958,824 over 24 sites include a
-        # norm weight of n C, absorbed in phi here.
+        # n = 4, C = 768
         ("hc-static", 4 * 6),
         ("hc", 2 * 768 + 768 * 6 + 4 * 6 + 2),
-        ("mhc", 1_843_848 // 24 - 4 * 768),
-        ("mhc-sinkhorn", 1_843_848 // 24 - 4 * 768),
+        ("mhc", 24 * (4 * 768 + 1) + 3),
+        ("mhc-sinkhorn", 24 * (4 * 768 + 1) + 3),
         ("ihc", 8 * 4 * 768 + 8 + 2),
         ("deepseek-v4", 24 * 4 * 768 + 24 + 3),
-        ("mhc-lite", 2_433_864 // 24 - 4 * 768),
-        ("kromhc", 958_824 // 24 - 4 * 768),
+        ("mhc-lite", (24 + 8) * (4 * 768 + 1) + 3),
+        ("kromhc", (4 + 8) * (4 * 768 + 1) + 3),
         ("go-mhc", (28 + 8) * (4 * 768 + 1) + 3),
         ("tbp", (9 + 8) * (4 * 768 + 1) + 3 + 1),  # and the share of 11'/n
         ("rtbp", (9 + 8) * (4 * 768 + 1) + 3 + 1),
@@ -310,6 +309,32 @@ def test_a_branch_must_be_callable():
 def test_parameter_counts(recipe, expected):
     site = sm.HyperConnection(None, 768, 4, recipe)
     assert sum(p.numel() for p in site.parameters()) == expected
+
+
+@pytest.mark.parametrize(
+    ("recipe", "without", "published"),
+    [("mhc", 1_770_120, 1_843_848), ("mhc-lite", 2_360_136, 2_433_864), ("kromhc", 885_096, 958_824)],
+)
+def test_published_parameter_counts_include_a_norm_gain(recipe, without, published):
+    """24 sites, n = 4, C = 768: KromHC's table. The gain of n C numbers is absorbed in phi."""
+    sites = [sm.HyperConnection(None, 768, 4, recipe, site) for site in range(24)]
+    assert sum(p.numel() for site in sites for p in site.parameters()) == without
+    assert without + 24 * 4 * 768 == published
+
+
+@pytest.mark.parametrize(
+    ("recipe", "here", "published", "rows", "others"),
+    [
+        ("jpmhc-sinkhorn", 49_179, 49_188, 24, 36),
+        ("perm-mix", 28_689, 28_694, 14, 22),
+        ("jpmhc-cayley", 49_179, 102_400, 48, 2 * 2048),  # three n x n matrices and a LayerNorm
+        ("jpmhc-grassmann", 16_402, 32_796, 16, 28),
+    ],
+)
+def test_published_parameter_counts_of_jpmhc(recipe, here, published, rows, others):
+    """n = 4, C = 512: what docs/recipes.md says of them."""
+    assert sum(p.numel() for p in sm.HyperConnection(None, 512, 4, recipe).parameters()) == here
+    assert rows * 4 * 512 + others == published
 
 
 def test_a_frozen_gate_is_a_constant(seed):
