@@ -91,6 +91,8 @@ def details() -> str:
         manifold = f"{recipe.manifold}({options})" if options else recipe.manifold
         pre, post = ACTIVATION[recipe.read].format("l_pre"), ACTIVATION[recipe.write].format("l_post")
         pre += f" + {recipe.read_eps:g}" if recipe.read_eps else ""
+        post = f"{recipe.write_multiplier:g} {post}" if recipe.write_multiplier != 1 else post
+        post += f" + {recipe.write_eps:g}" if recipe.write_eps else ""
         formula = [UPDATE[recipe.connection].replace(";  ", "\n    ")]
         formula.append(f"pre = {pre},  post = {post},  H_res = {manifold}(l_res)")
         logits = LOGITS[recipe.logits].format(rank=recipe.rank)
