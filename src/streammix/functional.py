@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from . import ops
-from .ops.eager.sinkhorn import RECIPES
+from .ops.eager.sinkhorn import check as check_sinkhorn
 
 
 def birkhoff(logits: Float[Tensor, "*batch n n"], *, tol: float | None = None) -> Float[Tensor, "*batch n n"]:
@@ -43,9 +43,9 @@ def birkhoff(logits: Float[Tensor, "*batch n n"], *, tol: float | None = None) -
 
 
 def sinkhorn(
-    logits: Float[Tensor, "*batch n n"], *, rounds: int = 20, recipe: str = "mhc"
+    logits: Float[Tensor, "*batch n n"], *, rounds: int = 20, recipe: str = "mhc", eps: float | None = None
 ) -> Float[Tensor, "*batch n n"]:
-    """Truncated Sinkhorn-Knopp exactly as a published implementation does it, gradient included.
+    """Truncated Sinkhorn-Knopp by a published implementation's formula, with that formula's gradient.
 
     | recipe | start | a round | eps | applied as |
     |---|---|---|---|---|
@@ -57,27 +57,33 @@ def sinkhorn(
     | lucidrains | exp(logits - column maximum) | columns, rows | sums at least 1e-12 | H' x |
 
     The matrix comes in the source's own orientation; `streammix.manifolds.Sinkhorn` transposes it where the source
-    applies H' x, so that `streammix.write` can take it. Starts marked exp run their first round in the log domain: the
-    same numbers, without overflow.
+    applies H' x, so that `streammix.write` can take it.
+
+    Where the numbers' range decides: starts marked exp take their first round by differences from maxima, so that
+    logits of any size give what exact arithmetic gives; entries which that round leaves below the dtype's range are
+    zero. With clamped sums a column (megatron) or row that is e^-87 of the others in float32 hangs on the subnormal
+    numbers e^x is rounded to, which are computed and divided as the source does it; below e^-104 it is zero there too.
+    A clamped sum has no derivative.
 
     Args:
         logits: (..., n, n), floating point; computed and returned in dtypes as `birkhoff` does.
         rounds: how many rounds, >= 1.
         recipe: a name of the table.
+        eps: the recipe's eps; None: that of the table. From 1e-20 to 1; 0 too where it is added, which makes
+            deepseek-v4 and liger what transformer-engine is.
 
     Raises:
         TypeError: logits are not a floating point tensor.
-        ValueError: a wrong shape, rounds < 1 or an unknown recipe.
+        ValueError: a wrong shape, rounds < 1, an unknown recipe, an eps for a recipe without one or out of its range.
     """
     n = _check_square("logits", logits)
     if rounds < 1:
         raise ValueError(f"rounds: got {rounds}; accepted: integers >= 1")
-    if recipe not in RECIPES:
-        raise ValueError(f"recipe: no Sinkhorn recipe is called {recipe!r}; accepted: {', '.join(RECIPES)}")
+    check_sinkhorn(recipe, eps)
     if logits.dtype in _WIDE:
-        return ops.current_for(logits, n).sinkhorn(logits, rounds, recipe)
+        return ops.current_for(logits, n).sinkhorn(logits, rounds, recipe, eps)
     wide, result = _widen(logits)
-    return ops.current_for(wide, n).sinkhorn(wide, rounds, recipe).to(result)
+    return ops.current_for(wide, n).sinkhorn(wide, rounds, recipe, eps).to(result)
 
 
 def read(x: Float[Tensor, "*batch n C"], pre: Float[Tensor, "*#batch n"]) -> Float[Tensor, "*batch C"]:

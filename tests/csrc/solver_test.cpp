@@ -92,8 +92,8 @@ void test_sinkhorn(const Kernels& k, DType t, int n, Random& random) {
                     const Matrix x = logits(family, n, random);
                     for (int e = 0; e < nn; ++e) R.set(m * nn + e, std::min(6e4, x[e])), G.set(m * nn + e, normal(random));
                 }
-                k.sinkhorn({t, n, random() % 2 == 0}, R.data(), M.data(), 0, count, rounds, Recipe(recipe));
-                k.sinkhorn_backward({t, n, random() % 2 == 0}, G.data(), R.data(), D.data(), 0, count, rounds, Recipe(recipe));
+                k.sinkhorn({t, n, random() % 2 == 0}, R.data(), M.data(), 0, count, rounds, sinkhorn_rules[recipe]);
+                k.sinkhorn_backward({t, n, random() % 2 == 0}, G.data(), R.data(), D.data(), 0, count, rounds, sinkhorn_rules[recipe]);
                 for (int m = 0; m < count; ++m) {
                     const Matrix x = R.matrix(m, nn), g = G.matrix(m, nn);
                     const Matrix expected = reference_sinkhorn(x, n, rounds, Recipe(recipe));
@@ -173,9 +173,9 @@ using Run = void (*)(const Kernels&, Matrices, Buffer& R, Buffer& G, Buffer& out
 const Run operations[] = {
     [](const Kernels& k, Matrices m, Buffer& R, Buffer&, Buffer& out, int64_t b, int64_t e) { k.project(m, R.data(), out.data(), b, e, 0); },
     [](const Kernels& k, Matrices m, Buffer& R, Buffer& G, Buffer& out, int64_t b, int64_t e) { k.project_backward(m, G.data(), R.data(), out.data(), b, e); },
-    [](const Kernels& k, Matrices m, Buffer& R, Buffer&, Buffer& out, int64_t b, int64_t e) { k.sinkhorn(m, R.data(), out.data(), b, e, 9, Recipe::mhc); },
+    [](const Kernels& k, Matrices m, Buffer& R, Buffer&, Buffer& out, int64_t b, int64_t e) { k.sinkhorn(m, R.data(), out.data(), b, e, 9, sinkhorn_rules[int(Recipe::mhc)]); },
     [](const Kernels& k, Matrices m, Buffer& R, Buffer& G, Buffer& out, int64_t b, int64_t e) {
-        k.sinkhorn_backward(m, G.data(), R.data(), out.data(), b, e, 9, Recipe::megatron);
+        k.sinkhorn_backward(m, G.data(), R.data(), out.data(), b, e, 9, sinkhorn_rules[int(Recipe::megatron)]);
     },
 };
 

@@ -5,7 +5,7 @@
 #include "project.h"
 #include "project_backward.h"
 #include "specialise.h"
-#include "sinkhorn.h"
+#include "sinkhorn_clamped.h"
 #include "transpose.h"
 
 namespace streammix::SM_ISA {
@@ -48,13 +48,21 @@ template <int N, class V>
         project_backward<N>(T, G, work, n);
     }
 }
-template <int N, bool guarded, class V>
+template <int N, bool added, class V>
 [[gnu::noinline]] void sinkhorn_block(V* R, int n, int rounds, const SinkhornRule& rule) {
-    sinkhorn<N, guarded>(R, n, rounds, rule);
+    sinkhorn<N, added>(R, n, rounds, rule);
 }
-template <int N, bool guarded, class V>
+template <int N, bool added, class V>
 [[gnu::noinline]] void sinkhorn_backward_block(V* R, V* G, History<V> history, int n, int rounds, const SinkhornRule& rule) {
-    sinkhorn_backward<N, guarded>(R, G, history, n, rounds, rule);
+    sinkhorn_backward<N, added>(R, G, history, n, rounds, rule);
+}
+template <int N, class V>
+[[gnu::noinline]] void sinkhorn_clamped_block(V* R, int n, int rounds, const SinkhornRule& rule) {
+    sinkhorn_clamped<N>(R, n, rounds, rule);
+}
+template <int N, class V>
+[[gnu::noinline]] void sinkhorn_clamped_backward_block(V* R, V* G, V* history, int n, int rounds, const SinkhornRule& rule) {
+    sinkhorn_clamped_backward<N>(R, G, history, n, rounds, rule);
 }
 
 // The block's matrices: on the stack when n is a constant
@@ -106,21 +114,32 @@ void project_backward_range(Matrices m, const Memory* grad, const Memory* T, Mem
     for_each_block<N, V>(m, T, grad, out, begin, end, [&](V* x, V* G) { project_backward_block<N>(x, G, work.p, m.n); });
 }
 template <int N, class V, class Memory>
-void sinkhorn_range(Matrices m, const Memory* logits, Memory* M, int64_t begin, int64_t end, int rounds, Recipe recipe) {
-    const SinkhornRule& rule = sinkhorn_rules[int(recipe)];
-    const bool guarded = rule.eps > 0 || rule.floor > 0;
-    for_each_block<N, V, Memory>(m, logits, nullptr, M, begin, end, [&](V* x, V*) {
-        guarded ? sinkhorn_block<N, true>(x, m.n, rounds, rule) : sinkhorn_block<N, false>(x, m.n, rounds, rule);
-    });
+void sinkhorn_range(Matrices m, const Memory* logits, Memory* M, int64_t begin, int64_t end, int rounds, const SinkhornRule& rule) {
+    const auto blocks = [&](auto f) { for_each_block<N, V, Memory>(m, logits, nullptr, M, begin, end, f); };
+    switch (rule.start) {
+        case Start::normalised: return blocks([&](V* x, V*) { sinkhorn_block<N, false>(x, m.n, rounds, rule); });
+        case Start::softmax: return blocks([&](V* x, V*) { sinkhorn_block<N, true>(x, m.n, rounds, rule); });
+        case Start::shifted:
+            return blocks([&](V* x, V*) {
+                const KeepSubnormals keep;
+                sinkhorn_clamped_block<N>(x, m.n, rounds, rule);
+            });
+    }
 }
 template <int N, class V, class Memory>
-void sinkhorn_backward_range(Matrices m, const Memory* grad, const Memory* logits, Memory* out, int64_t begin, int64_t end, int rounds, Recipe recipe) {
-    const SinkhornRule& rule = sinkhorn_rules[int(recipe)];
-    const bool guarded = rule.eps > 0 || rule.floor > 0;
-    Scratch<V> memory(sinkhorn_history(m.n, rounds));
+void sinkhorn_backward_range(Matrices m, const Memory* grad, const Memory* logits, Memory* out, int64_t begin, int64_t end, int rounds, const SinkhornRule& rule) {
+    const bool clamped = rule.start == Start::shifted;
+    Scratch<V> memory(clamped ? clamped_history(m.n, rounds) : scaled_history(m.n, rounds));
+    const auto blocks = [&](auto f) { for_each_block<N, V>(m, logits, grad, out, begin, end, f); };
+    if (clamped)
+        return blocks([&](V* x, V* G) {
+            const KeepSubnormals keep;
+            sinkhorn_clamped_backward_block<N>(x, G, memory.p, m.n, rounds, rule);
+        });
     const History<V> history(memory.p, m.n, rounds);
-    for_each_block<N, V>(m, logits, grad, out, begin, end, [&](V* x, V* G) {
-        guarded ? sinkhorn_backward_block<N, true>(x, G, history, m.n, rounds, rule) : sinkhorn_backward_block<N, false>(x, G, history, m.n, rounds, rule);
+    blocks([&](V* x, V* G) {
+        rule.start == Start::softmax ? sinkhorn_backward_block<N, true>(x, G, history, m.n, rounds, rule)
+                                     : sinkhorn_backward_block<N, false>(x, G, history, m.n, rounds, rule);
     });
 }
 
@@ -140,14 +159,14 @@ inline void project_backward_any(Matrices m, const void* grad, const void* T, vo
         project_backward_range<N, V>(m, (const Memory*)grad, (const Memory*)T, (Memory*)out, begin, end);
     });
 }
-inline void sinkhorn_any(Matrices m, const void* logits, void* M, int64_t begin, int64_t end, int rounds, Recipe recipe) {
+inline void sinkhorn_any(Matrices m, const void* logits, void* M, int64_t begin, int64_t end, int rounds, const SinkhornRule& rule) {
     for_number(SinkhornSizes(), m, [&]<int N, class V, class Memory>() {
-        sinkhorn_range<N, V>(m, (const Memory*)logits, (Memory*)M, begin, end, rounds, recipe);
+        sinkhorn_range<N, V>(m, (const Memory*)logits, (Memory*)M, begin, end, rounds, rule);
     });
 }
-inline void sinkhorn_backward_any(Matrices m, const void* grad, const void* logits, void* out, int64_t begin, int64_t end, int rounds, Recipe recipe) {
+inline void sinkhorn_backward_any(Matrices m, const void* grad, const void* logits, void* out, int64_t begin, int64_t end, int rounds, const SinkhornRule& rule) {
     for_number(SinkhornSizes(), m, [&]<int N, class V, class Memory>() {
-        sinkhorn_backward_range<N, V>(m, (const Memory*)grad, (const Memory*)logits, (Memory*)out, begin, end, rounds, recipe);
+        sinkhorn_backward_range<N, V>(m, (const Memory*)grad, (const Memory*)logits, (Memory*)out, begin, end, rounds, rule);
     });
 }
 

@@ -64,6 +64,12 @@ Recipe recipe_of(std::string_view name) {
     if (name == "lucidrains") return Recipe::lucidrains;
     STD_TORCH_CHECK(false, "streammix: no Sinkhorn recipe is called '", std::string(name), "'");
 }
+SinkhornRule rule_of(std::string_view name, std::optional<double> eps) {
+    const SinkhornRule& rule = sinkhorn_rules[int(recipe_of(name))];
+    if (!eps) return rule;
+    STD_TORCH_CHECK(takes_eps(rule, *eps), "streammix: Sinkhorn recipe '", std::string(name), "' takes no eps of ", *eps);
+    return with_eps(rule, *eps);
+}
 
 // entries: (..., n (n - 1) / 2)
 Tensor cayley(const Tensor& entries, int64_t n) {
@@ -100,9 +106,9 @@ int rounds_of(int64_t rounds) {
     return static_cast<int>(rounds);
 }
 
-Tensor sinkhorn(const Tensor& logits, int64_t rounds, const std::string& recipe) {
+Tensor sinkhorn(const Tensor& logits, int64_t rounds, const std::string& recipe, std::optional<double> eps) {
     const Matrices m = matrices_of(logits);
-    const Recipe rule = recipe_of(recipe);
+    const SinkhornRule rule = rule_of(recipe, eps);
     const int r = rounds_of(rounds);
     const Tensor in = as_contiguous(logits);
     Tensor out = new_like(in);
@@ -113,10 +119,10 @@ Tensor sinkhorn(const Tensor& logits, int64_t rounds, const std::string& recipe)
     return out;
 }
 
-Tensor sinkhorn_backward(const Tensor& grad, const Tensor& logits, int64_t rounds, const std::string& recipe) {
+Tensor sinkhorn_backward(const Tensor& grad, const Tensor& logits, int64_t rounds, const std::string& recipe, std::optional<double> eps) {
     check_same(grad, logits);
     const Matrices m = matrices_of(logits);
-    const Recipe rule = recipe_of(recipe);
+    const SinkhornRule rule = rule_of(recipe, eps);
     const int r = rounds_of(rounds);
     const Tensor G = as_contiguous(grad), R = as_contiguous(logits);
     Tensor out = new_like(R);
@@ -141,17 +147,20 @@ std::string take_text(StableIValue value) {
 void boxed_sinkhorn(StableIValue* stack, uint64_t, uint64_t) {
     using torch::stable::detail::from, torch::stable::detail::to;
     const std::string recipe = take_text(stack[2]);
-    stack[0] = from(sinkhorn(to<Tensor>(stack[0]), to<int64_t>(stack[1]), recipe));
+    const auto logits = to<Tensor>(stack[0]);
+    const auto eps = to<std::optional<double>>(stack[3]);
+    stack[0] = from(sinkhorn(logits, to<int64_t>(stack[1]), recipe, eps));
 }
 void boxed_sinkhorn_backward(StableIValue* stack, uint64_t, uint64_t) {
     using torch::stable::detail::from, torch::stable::detail::to;
     const std::string recipe = take_text(stack[3]);
     const auto grad = to<Tensor>(stack[0]), logits = to<Tensor>(stack[1]);
-    stack[0] = from(sinkhorn_backward(grad, logits, to<int64_t>(stack[2]), recipe));
+    const auto eps = to<std::optional<double>>(stack[4]);
+    stack[0] = from(sinkhorn_backward(grad, logits, to<int64_t>(stack[2]), recipe, eps));
 }
 
 // Its gradient is the projection's.
-Tensor implicit_sinkhorn(const Tensor& logits, int64_t rounds) { return sinkhorn(logits, rounds, "transformer-engine"); }
+Tensor implicit_sinkhorn(const Tensor& logits, int64_t rounds) { return sinkhorn(logits, rounds, "transformer-engine", std::nullopt); }
 
 }  // namespace
 

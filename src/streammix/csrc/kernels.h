@@ -80,8 +80,8 @@ struct Kernels {
     void (*project_backward)(Matrices, const void* grad, const void* T, void* out, int64_t begin, int64_t end);
 
     // rounds >= 1
-    void (*sinkhorn)(Matrices, const void* logits, void* M, int64_t begin, int64_t end, int rounds, Recipe);
-    void (*sinkhorn_backward)(Matrices, const void* grad, const void* logits, void* out, int64_t begin, int64_t end, int rounds, Recipe);
+    void (*sinkhorn)(Matrices, const void* logits, void* M, int64_t begin, int64_t end, int rounds, const SinkhornRule&);
+    void (*sinkhorn_backward)(Matrices, const void* grad, const void* logits, void* out, int64_t begin, int64_t end, int rounds, const SinkhornRule&);
 
     // Q: rotations, by the Cayley map of the entries above the diagonal of skew-symmetric matrices, n (n - 1) / 2 each, row by row;
     // and the gradient of the entries from Q and the gradient of Q. float32 and float64.

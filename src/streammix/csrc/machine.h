@@ -32,6 +32,21 @@ public:
 #endif
 };
 
+// Within the life of a FlushSubnormals: they are kept again. The arithmetic belongs in a function that is not inlined: the compiler
+// moves it across the change of mode otherwise.
+class KeepSubnormals {
+#if defined(SM_X86)
+    unsigned saved = _mm_getcsr();
+
+public:
+    KeepSubnormals() { _mm_setcsr(saved & ~0x8040u); }
+    ~KeepSubnormals() { _mm_setcsr(saved); }
+#else
+public:
+    KeepSubnormals() {}
+#endif
+};
+
 // Room for `count` numbers, aligned
 template <class V>
 struct Scratch {

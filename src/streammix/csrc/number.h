@@ -338,12 +338,12 @@ inline constexpr int lanes = LanesOf<V>::value;
 #endif  // __CUDACC__
 
 // ---------------------------------------------------------------------------------------------------------- exponential
-// e^x for |x| small enough that the result is normal; about one unit in the last place. NaN stays NaN.
-//   e^x = 2^k e^r with k = round(x / log 2), r = x - k log 2 (log 2 in two parts), e^r its Taylor polynomial
+// e^x = 2^k e^r with k = round(x / log 2), r = x - k log 2 (log 2 in two parts), e^r its Taylor polynomial; about one unit in the last
+// place. NaN stays NaN. Gives e^r and k.
 template <class V>
-SM_FN V exp(V x) {
+SM_FN V exp_without_power(V x, V& k) {
     using F = Scalar<V>;
-    const V k = round_even(x * F(1.4426950408889634));
+    k = round_even(x * F(1.4426950408889634));
     if constexpr (sizeof(F) == 4) {
         const V r = (x - k * F(0.693145751953125)) - k * F(1.42860682030941723212e-6);
         // minimax on |r| <= log(2)/2
@@ -352,14 +352,31 @@ SM_FN V exp(V x) {
         p = F(4.1666668e-2) + r * p;
         p = F(1.6666667e-1) + r * p;
         p = F(0.5) + r * p;
-        return (F(1) + (r + r * r * p)) * power_of_two(k);
+        return F(1) + (r + r * r * p);
     } else {
         const V r = (x - k * F(6.93147180369123816490e-1)) - k * F(1.90821492927058770002e-10);
         V p = F(1.0 / 6227020800.0);
         constexpr F inverse_factorial[] = {1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5};
         SM_UNROLL for (int i = 0; i < 11; ++i) p = inverse_factorial[i] + r * p;
-        return (F(1) + (r + r * r * p)) * power_of_two(k);
+        return F(1) + (r + r * r * p);
     }
+}
+// e^x for |x| small enough that the result is normal
+template <class V>
+SM_FN V exp(V x) {
+    V k;
+    const V p = exp_without_power(x, k);
+    return p * power_of_two(k);
+}
+// e^x for x <= 0, rounded once where it is subnormal, 0 where it is less than half the least of those
+template <class V>
+SM_FN V exp_gradual(V x) {
+    using F = Scalar<V>;
+    constexpr F zero = sizeof(F) == 4 ? -104 : -746;
+    V k;
+    const V p = exp_without_power(max(V(zero), x), k);
+    const V half = round_even(k * F(0.5));  // 2^k itself may be subnormal
+    return (p * power_of_two(half)) * power_of_two(k - half);
 }
 
 // 2^(x c) where that is normal: x c = k + r with an integral k, and 2^r by a polynomial. The error that grows with x is the constant's

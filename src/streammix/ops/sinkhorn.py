@@ -10,22 +10,22 @@ from .eager import sinkhorn as eager
 from .registry import define
 
 
-def _empty(logits: Tensor, rounds: int, recipe: str) -> Tensor:
+def _empty(logits: Tensor, rounds: int, recipe: str, eps: float | None = None) -> Tensor:
     return torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    logits, ctx.rounds, ctx.recipe = inputs
+    logits, *ctx.rule = inputs  # rounds, recipe, eps
     ctx.save_for_backward(logits)
 
 
-def _backward(ops: SimpleNamespace, ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+def _backward(ops: SimpleNamespace, ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
     (logits,) = ctx.saved_tensors
-    return ops.sinkhorn_backward(grad, logits, ctx.rounds, ctx.recipe), None, None
+    return ops.sinkhorn_backward(grad, logits, *ctx.rule), None, None, None
 
 
 define(
-    "sinkhorn(Tensor logits, int rounds, str recipe) -> Tensor",
+    "sinkhorn(Tensor logits, int rounds, str recipe, float? eps=None) -> Tensor",
     eager.sinkhorn,
     fake=_empty,
     save=_save,
@@ -33,12 +33,12 @@ define(
 )
 
 
-def _empty_grad(grad: Tensor, logits: Tensor, rounds: int, recipe: str) -> Tensor:
+def _empty_grad(grad: Tensor, logits: Tensor, rounds: int, recipe: str, eps: float | None = None) -> Tensor:
     return torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
 def _save_both(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    grad, logits, ctx.rounds, ctx.recipe = inputs
+    grad, logits, *ctx.rule = inputs
     ctx.save_for_backward(grad, logits)
 
 
@@ -46,14 +46,14 @@ def _double_backward(ops: SimpleNamespace, ctx: Any, grad: Tensor) -> tuple[Any,
     """Through the plain formulas: second derivatives of a truncated iteration have no shorter form."""
 
     def plain(G: Tensor, logits: Tensor) -> Tensor:
-        return eager.sinkhorn_backward(G, logits, ctx.rounds, ctx.recipe)
+        return eager.sinkhorn_backward(G, logits, *ctx.rule, differentiable=True)
 
     pull = torch.func.vjp(plain, *ctx.saved_tensors)[1]
-    return *pull(grad), None, None
+    return *pull(grad), None, None, None
 
 
 define(
-    "sinkhorn_backward(Tensor grad, Tensor logits, int rounds, str recipe) -> Tensor",
+    "sinkhorn_backward(Tensor grad, Tensor logits, int rounds, str recipe, float? eps=None) -> Tensor",
     eager.sinkhorn_backward,
     fake=_empty_grad,
     save=_save_both,

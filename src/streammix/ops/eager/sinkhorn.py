@@ -4,7 +4,7 @@ A recipe is a start (logits -> positive matrix) and a number of rounds, each div
 orientation is the source's own: `transposed` says that the source applies the transpose of the matrix returned here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -22,14 +22,14 @@ class SinkhornRecipe:
         "log": the whole first round in the log domain, then exp. Equal to exp(logits) and a first round in exact
         arithmetic; no overflow, and no row or column can vanish afterwards.
     axes: the order within a round.
-    eps: how a sum s enters the division: s + eps ("add"), max(s, eps) ("clamp").
+    guard: how a sum s enters the division: s + eps ("add"), max(s, eps) ("clamp"), as it is (None, without an eps).
     transposed: the source applies the transpose of its matrix to the streams.
     """
 
     start: Literal["softmax", "exp", "log"]
     axes: tuple[int, int]
     eps: float = 0.0
-    guard: Literal["add", "clamp"] = "add"
+    guard: Literal["add", "clamp"] | None = None
     transposed: bool = False
     source: str = ""
 
@@ -42,9 +42,9 @@ class SinkhornRecipe:
 RECIPES: dict[str, SinkhornRecipe] = {
     "mhc": SinkhornRecipe("log", (COLUMNS, ROWS), source="arXiv 2512.24880, Eq. 9"),
     "deepseek-v4": SinkhornRecipe(
-        "softmax", (ROWS, COLUMNS), 1e-6, transposed=True, source="DeepSeek-V4 inference code, TileKernels"
+        "softmax", (ROWS, COLUMNS), 1e-6, "add", transposed=True, source="DeepSeek-V4 inference code, TileKernels"
     ),
-    "liger": SinkhornRecipe("softmax", (ROWS, COLUMNS), 1e-6, source="Liger-Kernel 0.8.5, liger_mhc_coeffs"),
+    "liger": SinkhornRecipe("softmax", (ROWS, COLUMNS), 1e-6, "add", source="Liger-Kernel 0.8.5, liger_mhc_coeffs"),
     "megatron": SinkhornRecipe("exp", (ROWS, COLUMNS), 1e-6, "clamp", source="Megatron-LM, HyperConnectionModule"),
     "transformer-engine": SinkhornRecipe(
         "log", (ROWS, COLUMNS), transposed=True, source="TransformerEngine 2.20, mhc_fused_sinkhorn"
@@ -55,26 +55,64 @@ RECIPES: dict[str, SinkhornRecipe] = {
 }
 
 
-def sinkhorn(logits: Tensor, rounds: int, recipe: str) -> Tensor:
+#: The least eps but 0: float32 overflows where it is divided by much less.
+LEAST_EPS = 1e-20
+
+
+def check(recipe: str, eps: float | None) -> None:
+    """Refuse an unknown recipe, and an eps that it does not take."""
+    if recipe not in RECIPES:
+        raise ValueError(f"recipe: no Sinkhorn recipe is called {recipe!r}; accepted: {', '.join(RECIPES)}")
+    if eps is None:
+        return
+    own, guard = RECIPES[recipe].eps, RECIPES[recipe].guard
+    if guard is None:
+        raise ValueError(f"eps: got {eps!r}, but recipe {recipe!r} has none; accepted: None")
+    if isinstance(eps, (int, float)) and ((guard == "add" and eps == 0) or LEAST_EPS <= eps <= 1):
+        return
+    zero, what = ("0 or ", "adds it to sums") if guard == "add" else ("", "clamps sums to it")
+    raise ValueError(f"eps: got {eps!r}; recipe {recipe!r}, which {what}, accepts None ({own}), {zero}{LEAST_EPS} to 1")
+
+
+def rule_of(recipe: str, eps: float | None) -> SinkhornRecipe:
+    """The recipe with another eps. Where 0 is added, the first round is that in the log domain: the same numbers,
+    and no row or column can vanish."""
+    rule = RECIPES[recipe]
+    if eps is None:
+        return rule
+    check(recipe, eps)
+    return replace(rule, eps=float(eps)) if eps else replace(rule, start="log", eps=0.0, guard=None)
+
+
+def sinkhorn(logits: Tensor, rounds: int, recipe: str, eps: float | None = None) -> Tensor:
     """(..., n, n) -> (..., n, n); a matrix with a non-finite logit becomes NaN."""
     R, finite = _finite(logits)
-    return torch.where(finite, _iterates(R, rounds, RECIPES[recipe])[-1], torch.nan).to(logits.dtype)
+    return torch.where(finite, _iterates(R, rounds, rule_of(recipe, eps))[-1], torch.nan).to(logits.dtype)
 
 
-def sinkhorn_backward(grad: Tensor, logits: Tensor, rounds: int, recipe: str) -> Tensor:
-    """The exact gradient of the truncated map: rounds recomputed, then traversed in reverse."""
-    rule = RECIPES[recipe]
+def sinkhorn_backward(
+    grad: Tensor, logits: Tensor, rounds: int, recipe: str, eps: float | None = None, *, differentiable: bool = False
+) -> Tensor:
+    """The exact gradient of the truncated map: rounds recomputed, then traversed in reverse.
+
+    By the adjoint A of log M. That of M itself is divided by eps with every clamped sum, and overflows.
+
+        M' = M / g(s), s the sums along an axis:   A -= M' o (sum A),  and nothing where s is clamped
+
+    differentiable: whether autograd is to go through the iterates.
+    """
+    rule = rule_of(recipe, eps)
     R, finite = _finite(logits)
     iterates = _iterates(R, rounds, rule)
-    G = grad.to(R.dtype)
-    # M' = M / s:  dL/dM = (G - sum G o M') / s, and G / s where s was clamped.
+    if differentiable:
+        iterates = _by_logarithms(iterates, R, rounds, rule)
+    A = grad.to(R.dtype) * iterates[-1]
     for axis, before, after in reversed(list(zip(rule.schedule(rounds), iterates, iterates[1:]))):
-        total = before.sum(axis, keepdim=True)
-        pull = (G * after).sum(axis, keepdim=True)
+        pull = A.sum(axis, keepdim=True)
         if rule.guard == "clamp":
-            pull = torch.where(total < rule.eps, 0, pull)
-        G = (G - pull) / _guarded(total, rule)
-    return torch.where(finite, _start_backward(G, R, rule), torch.nan).to(logits.dtype)
+            pull = torch.where(before.sum(axis, keepdim=True) < rule.eps, 0, pull)
+        A = A - after * pull
+    return torch.where(finite, _start_backward(A, R, iterates[0], rule), torch.nan).to(logits.dtype)
 
 
 def _finite(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,7 +129,38 @@ def _iterates(R: Tensor, rounds: int, rule: SinkhornRecipe) -> list[Tensor]:
     return iterates
 
 
+def _by_logarithms(iterates: list[Tensor], R: Tensor, rounds: int, rule: SinkhornRecipe) -> list[Tensor]:
+    """The same numbers M, written M e^L with an L of value 0 and the derivatives of log M: autograd through the
+    divisions themselves overflows."""
+    L = _log_start(R, iterates[0].detach(), rule)
+    result = [iterates[0].detach() * L.exp()]
+    for axis, M in zip(rule.schedule(rounds), iterates[1:]):
+        L = L - _zero(_guarded(result[-1].sum(axis, keepdim=True), rule).log())
+        result.append(M.detach() * L.exp())
+    return result
+
+
+def _log_start(R: Tensor, M: Tensor, rule: SinkhornRecipe) -> Tensor:
+    """0 with the derivatives of the logarithm of the start, whose value is M."""
+    first, second = rule.axes
+    match rule.start:
+        case "softmax":
+            return _zero(torch.logaddexp(torch.log_softmax(R, first), R.new_tensor(rule.eps).log()))
+        case "exp":
+            return _zero(R)  # the maximum cancels in the first division, whose sum is 1 or more
+        case "log":
+            L = _zero(torch.log_softmax(R, first))
+            return L - _zero((M * L.exp()).sum(second, keepdim=True).log())
+
+
+def _zero(x: Tensor) -> Tensor:
+    """0 with the derivatives of x."""
+    return x - x.detach()
+
+
 def _guarded(total: Tensor, rule: SinkhornRecipe) -> Tensor:
+    if rule.guard is None:
+        return total
     return total + rule.eps if rule.guard == "add" else total.clamp(min=rule.eps)
 
 
@@ -103,20 +172,24 @@ def _start(R: Tensor, rule: SinkhornRecipe) -> Tensor:
         case "exp":
             return torch.exp(R - R.amax(first, keepdim=True))
         case "log":
-            return torch.softmax(torch.log_softmax(R, first), second)
+            # softmax(log_softmax(R, first), second), whose logarithms would be lost in large logits. Halves cannot
+            # overflow.
+            half = R / 2 - R.amax(first, keepdim=True) / 2
+            sums = (2 * half).exp().sum(first, keepdim=True)
+            M = (2 * (half - half.amax(second, keepdim=True))).exp() / sums
+            return M / M.sum(second, keepdim=True)
 
 
-def _start_backward(G: Tensor, R: Tensor, rule: SinkhornRecipe) -> Tensor:
+def _start_backward(A: Tensor, R: Tensor, M: Tensor, rule: SinkhornRecipe) -> Tensor:
+    """From the adjoint of the logarithm of the start M to that of the logits."""
     first, second = rule.axes
     match rule.start:
         case "softmax":
-            return _softmax_backward(G, torch.softmax(R, first), first)
-        case "exp":  # the maximum cancels in the division that follows it, so it counts as a constant
-            return G * _start(R, rule)
+            P = torch.softmax(R, first)
+            A = A * (P / (P + rule.eps))
+            return A - P * A.sum(first, keepdim=True)
+        case "exp":  # the maximum counts as a constant: see _log_start
+            return A
         case "log":
-            G = _softmax_backward(G, _start(R, rule), second)
-            return G - torch.softmax(R, first) * G.sum(first, keepdim=True)
-
-
-def _softmax_backward(G: Tensor, P: Tensor, axis: int) -> Tensor:
-    return P * (G - (G * P).sum(axis, keepdim=True))
+            A = A - M * A.sum(second, keepdim=True)
+            return A - torch.softmax(R, first) * A.sum(first, keepdim=True)
