@@ -305,11 +305,27 @@ def test_the_least_eps_stays_finite(recipe, scale, eps, seed):
 def test_refused_eps(recipe, eps, message):
     with pytest.raises(ValueError, match=message):
         sm.sinkhorn(torch.zeros(4, 4), recipe=recipe, eps=eps)
+    with pytest.raises(ValueError, match=message):
+        sm.manifolds.Sinkhorn(4, recipe=recipe, eps=eps)
     for namespace in (getattr(torch.ops, DISPATCHED), getattr(torch.ops, EAGER)):
         with pytest.raises((ValueError, RuntimeError), match="eps"):
             namespace.sinkhorn(torch.zeros(4, 4), 5, recipe, eps)
         with pytest.raises((ValueError, RuntimeError), match="eps"):
             namespace.sinkhorn_backward(torch.zeros(4, 4), torch.zeros(4, 4), 5, recipe, eps)
+
+
+def test_the_manifold_passes_eps_on(seed):
+    logits = torch.randn(5, 16)
+    manifold = sm.manifolds.Sinkhorn(4, recipe="deepseek-v4", eps=1e-3)
+    expected = sm.sinkhorn(logits.view(5, 4, 4), recipe="deepseek-v4", eps=1e-3).mT
+    assert torch.equal(manifold(logits), expected)
+    assert not torch.equal(expected, sm.sinkhorn(logits.view(5, 4, 4), recipe="deepseek-v4").mT)
+    assert repr(manifold).endswith("rounds=20, recipe='deepseek-v4', eps=0.001)")
+    assert "eps=" not in repr(sm.manifolds.Sinkhorn(4, recipe="deepseek-v4"))
+    bare = sm.manifolds.Sinkhorn(4, recipe="deepseek-v4", eps=0)
+    assert bare.guarantees.rows
+    assert not manifold.guarantees.rows
+    assert bare.contains(bare(100 * logits)).all()
 
 
 def test_eps_under_transforms(seed):

@@ -1,7 +1,7 @@
 from torch import Tensor
 
 from ..functional import sinkhorn
-from ..ops.eager.sinkhorn import COLUMNS, RECIPES, ROWS
+from ..ops.eager.sinkhorn import COLUMNS, ROWS, check, rule_of
 from .base import Guarantees, Manifold, near_identity_square
 
 
@@ -16,16 +16,21 @@ class Sinkhorn(Manifold):
         streams: n >= 1.
         rounds: number of rounds, 20 in every publication.
         recipe: whose implementation; see `streammix.sinkhorn`.
+        eps: what is added to sums, or what they are clamped to; None: the recipe's own. With 0, the axis normalised
+            last sums to one.
+
+    Raises:
+        ValueError: an unknown recipe, or an eps that it does not take.
     """
 
-    def __init__(self, streams: int, *, rounds: int = 20, recipe: str = "mhc") -> None:
+    def __init__(self, streams: int, *, rounds: int = 20, recipe: str = "mhc", eps: float | None = None) -> None:
         super().__init__(streams)
-        if recipe not in RECIPES:
-            raise ValueError(f"recipe: no Sinkhorn recipe is called {recipe!r}; accepted: {', '.join(RECIPES)}")
+        check(recipe, eps)
         self.num_logits = streams**2
         self.rounds = rounds
         self.recipe = recipe
-        rule = RECIPES[recipe]
+        self.eps = eps
+        rule = rule_of(recipe, eps)
         self.transposed = rule.transposed
         exact = {ROWS: COLUMNS, COLUMNS: ROWS}[rule.axes[-1]] if rule.transposed else rule.axes[-1]
         sums_to_one = rule.eps == 0
@@ -34,11 +39,12 @@ class Sinkhorn(Manifold):
         )
 
     def forward(self, logits: Tensor) -> Tensor:
-        H = sinkhorn(self._square(logits), rounds=self.rounds, recipe=self.recipe)
+        H = sinkhorn(self._square(logits), rounds=self.rounds, recipe=self.recipe, eps=self.eps)
         return H.mT if self.transposed else H
 
     def identity_logits(self) -> Tensor:
         return near_identity_square(self.streams)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, rounds={self.rounds}, recipe={self.recipe!r}"
+        eps = "" if self.eps is None else f", eps={self.eps}"
+        return f"{super().extra_repr()}, rounds={self.rounds}, recipe={self.recipe!r}{eps}"
