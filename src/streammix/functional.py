@@ -45,7 +45,7 @@ def birkhoff(logits: Float[Tensor, "*batch n n"], *, tol: float | None = None) -
 def sinkhorn(
     logits: Float[Tensor, "*batch n n"], *, rounds: int = 20, recipe: str = "mhc", eps: float | None = None
 ) -> Float[Tensor, "*batch n n"]:
-    """Truncated Sinkhorn-Knopp by a published implementation's formula, with that formula's gradient.
+    """Truncated Sinkhorn-Knopp by a published implementation's formula, the same to rounding, with its exact gradient.
 
     | recipe | start | a round | eps | applied as |
     |---|---|---|---|---|
@@ -61,9 +61,9 @@ def sinkhorn(
 
     Where the numbers' range decides: starts marked exp take their first round by differences from maxima, so that
     logits of any size give what exact arithmetic gives; entries which that round leaves below the dtype's range are
-    zero. With clamped sums a column (megatron) or row that is e^-87 of the others in float32 hangs on the subnormal
-    numbers e^x is rounded to, which are computed and divided as the source does it; below e^-104 it is zero there too.
-    A clamped sum has no derivative.
+    zero. With clamped sums a column (megatron) or row (lucidrains) that is e^-87 of the others in float32 hangs on the
+    subnormal numbers e^x is rounded to, which are computed and divided as the source's formula does in float32; below
+    e^-104 it is zero, as there. Float64 logits give the formula's value in float64. A clamped sum has no derivative.
 
     Args:
         logits: (..., n, n), floating point; computed and returned in dtypes as `birkhoff` does.

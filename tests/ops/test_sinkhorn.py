@@ -11,6 +11,7 @@ from streammix.ops.registry import DISPATCHED, EAGER
 
 BACKENDS = [b.name for b in sm.backends() if b.available]
 ROWS, COLUMNS = -1, -2
+SIZES = [2, 3, 4, 5, 6, 7, 8, 16]
 
 
 @pytest.fixture(params=BACKENDS, autouse=True)
@@ -85,7 +86,7 @@ def test_every_recipe_has_a_formula():
     assert set(FORMULAS) == set(RECIPES) == {*CLAMPED, *ADDED, *EXACT}
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 6, 8, 16])
+@pytest.mark.parametrize("n", [1, *SIZES])
 @pytest.mark.parametrize("rounds", [1, 2, 20])
 @pytest.mark.parametrize("scale", [1.0, 10.0])
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -126,7 +127,6 @@ LARGE = {
     "ties 0/1e30": lambda count, n: 1e30 * torch.randint(0, 2, (count, n, n)).float(),
     "two blocks": two_blocks,
 }
-SIZES = [2, 3, 4, 5, 6, 7, 8, 16]
 
 
 class Float32(torch.autograd.Function):

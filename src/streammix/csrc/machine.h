@@ -18,7 +18,8 @@ inline constexpr int vector_bytes = 32;
 inline constexpr int vector_bytes = 16;
 #endif
 
-// Subnormal intermediate results are zero, for speed: they are far below the accuracy of any result.
+// Subnormal intermediate results are zero, for speed: they are far below the accuracy of any result but those that KeepSubnormals
+// is for.
 class FlushSubnormals {
 #if defined(SM_X86)
     unsigned saved = _mm_getcsr();
@@ -32,8 +33,8 @@ public:
 #endif
 };
 
-// Within the life of a FlushSubnormals: they are kept again. The arithmetic belongs in a function that is not inlined: the compiler
-// moves it across the change of mode otherwise.
+// Within the life of a FlushSubnormals: they are kept again, where their last bits decide a result. The arithmetic belongs in a function
+// that is not inlined: the compiler moves it across the change of mode otherwise.
 class KeepSubnormals {
 #if defined(SM_X86)
     unsigned saved = _mm_getcsr();
