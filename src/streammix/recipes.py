@@ -172,8 +172,8 @@ _RECIPES = (
     Recipe(
         name="deepseek-v4",
         source="DeepSeek-V4 inference code, hc_pre and hc_post; transformers DeepseekV4HyperConnection",
-        note="Bit-faithful, for checkpoints: eps on reads and in Sinkhorn, gates 1, weights N(0, 0.02^2), biases zero. "
-        "It does not start as the plain residual network.",
+        note="The released formulas to rounding, for checkpoints: eps on reads and in Sinkhorn, gates 1, weights "
+        "N(0, 0.02^2), biases zero. It does not start as the plain residual network.",
         manifold="sinkhorn",
         manifold_options={"recipe": "deepseek-v4", "rounds": 20},
         logits="flattened",
