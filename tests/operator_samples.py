@@ -12,7 +12,8 @@ def samples(dtype=torch.float64):
     x, y, pre, post, res = make(5, 4, 3), make(5, 3), make(5, 4), make(5, 4), make(5, 4, 4)
     weight, gate, bias, P, r = make(24, 12), make(3), make(24), make(5, 24), make(5)
     mix = make(5, 16)
-    settings = (0.0, 1e-6, 1, 2, 1e-3, 1.5, 1e-2)  # frozen gate, norm eps, sigmoid, twice sigmoid, read eps, write
+    codes = (1, 2, 1e-3, 1.5, 1e-2)  # sigmoid, twice sigmoid, eps of the reads, multiplier and eps of the writes
+    settings = (0.0, 1e-6, *codes)  # frozen gate, norm eps
     return {
         "birkhoff": (make(2, 3, 4, 4), None),
         "birkhoff_backward": (make(2, 3, 4, 4), T),
@@ -26,13 +27,13 @@ def samples(dtype=torch.float64):
         "write": (x, y, post, res),
         "write_backward": (make(5, 4, 3), x, y, post, res),
         "coefficients": (x, weight, 1e-6),
-        "coefficients_backward": (make(5, 24), x, weight, P, r, None),
+        "coefficients_backward": (make(5, 24), x, weight, P, r),
         "site_read": (x, weight, gate, bias, *settings),
-        "site_read_backward": (y, post, mix, x, weight, gate, bias, P, r, *settings),
+        "site_read_backward": (y, post, mix, x, weight, gate, bias, P, r, 0.0, *codes),
         "write_site_read": (x, y, post, res, weight, gate, bias, *settings),
         "write_site_read_backward": (
             *(make(5, 4, 3), y, post, mix, x, y, post, res, make(5, 4, 3)),
-            *(weight, gate, bias, P, r, *settings),
+            *(weight, gate, bias, P, r, 0.0, *codes),
         ),
         "next_site": (
             *(t.detach() for t in (x, y, post, T[0, :1].expand(5, 4, 4), weight, gate, bias)),

@@ -300,7 +300,7 @@ def go_mhc(z: Vector, n: int, s: int = 2) -> Matrix:
 
 @dataclass
 class Form:
-    """A site's settings: norm eps (None: torch's normalize), eps of the reads, multiplier and eps of the writes."""
+    """A site's settings: norm eps (None: F.normalize), eps of the reads, multiplier and eps of the writes."""
 
     norm_eps: float | None = 1e-6
     read_eps: float = 0.0
@@ -362,7 +362,8 @@ def close(actual: torch.Tensor, expected: object) -> None:
 def check(site: sm.HyperConnection, form: Form, mixing: Callable[[Vector], Matrix], backend: str) -> None:
     """pre, post, H and the new streams of a few tokens."""
     x = torch.randn(4, site.streams, C, dtype=torch.float64)
-    x[1] *= 1e-3  # where the norm's eps is to be seen
+    if form.norm_eps is not None:
+        x[1] *= 1e-3  # where the norm's eps is to be seen
     with sm.backend(backend):
         made, out = site.coefficients(x), site(x)
     for t, token in enumerate(x.tolist()):

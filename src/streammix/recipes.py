@@ -64,8 +64,8 @@ class Recipe:
     freeze_mix_gate: with flattened logits, the gate on those of H_res stays at `gate` instead of being learned.
     weight_std: standard deviation of the projection's initial weights.
     gate: initial value of the scalar gates on the dynamic part.
-    norm_eps: eps of the normalisation of the state, added to the mean square. None, with flattened and CP logits: no
-        eps, v sqrt(n C) / max(|v|, 1e-12), which torch.nn.functional.normalize makes of the state v by default.
+    norm_eps: eps of the normalisation of the state, added to the mean square. None, with flattened and CP logits:
+        torch's default for rms_norm, the computing dtype's eps.
     collapse: how streams end, see `streammix.Collapse`; "concatenate" for "frac"; "carried", by the read weights that
         the last site made, for "single-pass".
     """
@@ -198,9 +198,10 @@ _CONSTRAINED = (
     Recipe(
         name="mhc-lite",
         source="mHC-lite: arXiv 2601.05732, Eq. 4-5, and its code",
-        note="All n! permutations up to n = 6, a seeded sample beyond. No norm eps, as in its code. H_res starts as in"
-        " its code (0 / -8), reads and writes as in mhc; start='authors' is its code's, which has biases of +1 for the"
-        " read and the write of stream k mod n and -1 for the others. Its code ends streams in their sum.",
+        note="All n! permutations up to n = 6, a seeded sample beyond. The norm's eps is torch's"
+        " default for rms_norm; its code normalises by F.normalize, the same to rounding. H_res starts as in its code"
+        " (0 / -8), reads and writes as in mhc; start='authors' is its code's, which has biases of +1 for the read and"
+        " the write of stream k mod n and -1 for the others. Its code ends streams in their sum.",
         manifold="permutations",
         **_AS_MHC_LITE,
     ),

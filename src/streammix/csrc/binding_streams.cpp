@@ -134,8 +134,6 @@ Activation activation(int64_t code) {
     return static_cast<Activation>(code);
 }
 
-constexpr double norm_floor = 1e-12;  // of the state's norm, where the norm has no eps: torch.nn.functional.normalize's
-
 int64_t size_of_number(const Tokens& tokens) { return tokens.streams.dtype == DType::float64 ? sizeof(double) : sizeof(float); }
 
 // Memory to work in, uninitialised
@@ -156,8 +154,8 @@ struct Generators {
     Generator g;
     int gates;
 
-    Generators(const Tokens& tokens, const Tensor& weight_, const Tensor& gate, const Tensor& bias_, double mix_gate, std::optional<double> norm_eps,
-               int64_t read, int64_t write, double read_eps, double write_multiplier, double write_eps)
+    Generators(const Tokens& tokens, const Tensor& weight_, const Tensor& gate, const Tensor& bias_, double mix_gate, double norm_eps, int64_t read,
+               int64_t write, double read_eps, double write_multiplier, double write_eps)
         : weight(as_contiguous(weight_)), bias(as_contiguous(bias_)), g{}, gates(static_cast<int>(gate.numel())) {
         const int n = tokens.streams.n;
         const int rows = weight.dim() == 2 ? static_cast<int>(weight.size(0)) : 0;
@@ -168,22 +166,18 @@ struct Generators {
             STD_TORCH_CHECK(dtype_of(t) == (wide ? DType::float64 : DType::float32), "streammix: parameters are float32, for float64 streams float64");
         scale.resize(rows * (wide ? sizeof(double) : sizeof(float)));
         wide ? spread<double>(as_contiguous(gate), n, rows, mix_gate) : spread<float>(as_contiguous(gate), n, rows, mix_gate);
-        g = phi(tokens, rows, norm_eps);
-        g.scale = scale.data();
-        g.bias = bias.const_data_ptr();
-        g.read = activation(read);
-        g.write = activation(write);
-        g.read_eps = read_eps;
-        g.write_multiplier = write_multiplier;
-        g.write_eps = write_eps;
+        g = {weight.const_data_ptr(), nullptr, nullptr, scale.data(), bias.const_data_ptr(), rows, norm_eps,
+             activation(read), activation(write), read_eps, write_multiplier, write_eps};
     }
 
     // phi alone: projections, which nothing is made of yet
-    Generators(const Tokens& tokens, const Tensor& weight_, std::optional<double> norm_eps) : weight(as_contiguous(weight_)), bias(weight), g{}, gates(0) {
+    Generators(const Tokens& tokens, const Tensor& weight_, double norm_eps) : weight(as_contiguous(weight_)), bias(weight), g{}, gates(0) {
         const bool wide = tokens.streams.dtype == DType::float64;
         STD_TORCH_CHECK(weight.dim() == 2 && weight.size(1) == tokens.streams.n * tokens.streams.C, "streammix: weight is (rows, n C)");
         STD_TORCH_CHECK(dtype_of(weight) == (wide ? DType::float64 : DType::float32), "streammix: parameters are float32, for float64 streams float64");
-        g = phi(tokens, static_cast<int>(weight.size(0)), norm_eps);
+        g.weight = weight.const_data_ptr();
+        g.rows = static_cast<int>(weight.size(0));
+        g.norm_eps = norm_eps;
     }
 
     // phi as the forward pass over so many tokens takes it
@@ -212,16 +206,6 @@ struct Generators {
     }
 
 private:
-    Generator phi(const Tokens& tokens, int rows, std::optional<double> norm_eps) const {
-        const double floor = norm_floor * norm_floor / std::max<double>(1, static_cast<double>(tokens.streams.n * tokens.streams.C));
-        Generator made{};
-        made.weight = weight.const_data_ptr();
-        made.rows = rows;
-        made.norm_eps = norm_eps.value_or(0);
-        made.norm_floor = norm_eps ? 0 : floor;
-        return made;
-    }
-
     static int group(int row, int n) { return row < n ? 0 : row < 2 * n ? 1 : 2; }
 
     template <class F>
@@ -232,7 +216,7 @@ private:
     }
 };
 
-std::tuple<Tensor, Tensor> coefficients(const Tensor& x, const Tensor& weight, std::optional<double> norm_eps) {
+std::tuple<Tensor, Tensor> coefficients(const Tensor& x, const Tensor& weight, double norm_eps) {
     const Tokens tokens(x);
     const Tensor X = as_contiguous(x);
     const Kernels& k = kernels();
@@ -261,8 +245,8 @@ struct ReadOutputs {
 };
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> site_read(const Tensor& x, const Tensor& weight, const Tensor& gate, const Tensor& bias, double mix_gate,
-                                                             std::optional<double> norm_eps, int64_t read, int64_t write, double read_eps,
-                                                             double write_multiplier, double write_eps) {
+                                                             double norm_eps, int64_t read, int64_t write, double read_eps, double write_multiplier,
+                                                             double write_eps) {
     const Tokens tokens(x);
     const Tensor X = as_contiguous(x);
     const Kernels& k = kernels();
@@ -276,7 +260,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> site_read(const Tensor& x, co
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> write_site_read(const Tensor& x, const Tensor& y, const Tensor& post, const Tensor& res,
                                                                            const Tensor& weight, const Tensor& gate, const Tensor& bias, double mix_gate,
-                                                                           std::optional<double> norm_eps, int64_t read, int64_t write, double read_eps,
+                                                                           double norm_eps, int64_t read, int64_t write, double read_eps,
                                                                            double write_multiplier, double write_eps) {
     const Tokens tokens(x);
     const Written in(tokens, x, y, post, res);
@@ -293,7 +277,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> write_site_read(const
 
 // Without the derivatives' needs, and with H_res, the projection of the mixing logits
 std::tuple<Tensor, Tensor, Tensor, Tensor> next_site(const Tensor& x, const Tensor& y, const Tensor& post, const Tensor& res, const Tensor& weight,
-                                                     const Tensor& gate, const Tensor& bias, double mix_gate, std::optional<double> norm_eps, int64_t read,
+                                                     const Tensor& gate, const Tensor& bias, double mix_gate, double norm_eps, int64_t read,
                                                      int64_t write, double read_eps, double write_multiplier, double write_eps, std::optional<double> tol) {
     const Tokens tokens(x);
     const Streams s = tokens.streams;
@@ -386,12 +370,11 @@ std::tuple<Tensor, Tensor, Tensor> parameter_gradients(const Tokens& tokens, con
     return {dweight, dgate, dbias};
 }
 
-std::tuple<Tensor, Tensor> coefficients_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& projected, const Tensor& inverse_rms,
-                                                 std::optional<double> norm_eps) {
+std::tuple<Tensor, Tensor> coefficients_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& projected, const Tensor& inverse_rms) {
     const Tokens tokens(x);
     const Tensor X = as_contiguous(x);
     const Kernels& k = kernels();
-    Generators gen(tokens, weight, norm_eps);
+    Generators gen(tokens, weight, 0);
     const ParameterSums sums(tokens, gen, gen.pack_backward(tokens, k));
     const Tensor G = tokens.coefficient(grad, "grad", {gen.g.rows}), P = tokens.coefficient(projected, "projected", {gen.g.rows});
     const Tensor R = tokens.coefficient(inverse_rms, "inverse_rms", {});
@@ -413,12 +396,12 @@ std::tuple<Tensor, Tensor> coefficients_backward(const Tensor& grad, const Tenso
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> site_read_backward(const Tensor& du, const Tensor& dpost, const Tensor& dmix, const Tensor& x, const Tensor& weight,
                                                               const Tensor& gate, const Tensor& bias, const Tensor& projected, const Tensor& inverse_rms,
-                                                              double mix_gate, std::optional<double> norm_eps, int64_t read, int64_t write,
-                                                              double read_eps, double write_multiplier, double write_eps) {
+                                                              double mix_gate, int64_t read, int64_t write, double read_eps, double write_multiplier,
+                                                              double write_eps) {
     const Tokens tokens(x);
     const Tensor X = as_contiguous(x);
     const Kernels& k = kernels();
-    Generators gen(tokens, weight, gate, bias, mix_gate, norm_eps, read, write, read_eps, write_multiplier, write_eps);
+    Generators gen(tokens, weight, gate, bias, mix_gate, 0, read, write, read_eps, write_multiplier, write_eps);
     const ReadGradients grads(tokens, gen, du, dpost, dmix, projected, inverse_rms);
     const ParameterSums sums(tokens, gen, gen.pack_backward(tokens, k));
     Tensor dx = new_like(x);
@@ -435,11 +418,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> site_read_backward(const Tensor& du, 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> write_site_read_backward(
     const std::optional<Tensor>& dstate, const Tensor& du, const Tensor& dnext_post, const Tensor& dmix, const Tensor& x, const Tensor& y, const Tensor& post,
     const Tensor& res, const Tensor& state, const Tensor& weight, const Tensor& gate, const Tensor& bias, const Tensor& projected, const Tensor& inverse_rms,
-    double mix_gate, std::optional<double> norm_eps, int64_t read, int64_t write, double read_eps, double write_multiplier, double write_eps) {
+    double mix_gate, int64_t read, int64_t write, double read_eps, double write_multiplier, double write_eps) {
     const Tokens tokens(x);
     const Written in(tokens, x, y, post, res);
     const Kernels& k = kernels();
-    Generators gen(tokens, weight, gate, bias, mix_gate, norm_eps, read, write, read_eps, write_multiplier, write_eps);
+    Generators gen(tokens, weight, gate, bias, mix_gate, 0, read, write, read_eps, write_multiplier, write_eps);
     const ReadGradients grads(tokens, gen, du, dnext_post, dmix, projected, inverse_rms);
     const ParameterSums sums(tokens, gen, gen.pack_backward(tokens, k));
     const std::initializer_list<int64_t> shape = {tokens.streams.n, tokens.streams.C};

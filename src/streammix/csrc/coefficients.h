@@ -1,8 +1,7 @@
 // From the state to the coefficients of a site (mHC Eq. 7), and back.
 //
 //     v = vec x (n C numbers a token)        r = (mean v^2 + eps)^(-1/2)        P = r (phi v)        logits = scale o P + bias
-//     without an eps:   r = max(mean v^2, floor)^(-1/2),   floor = (1e-12)^2 / (n C):   P = sqrt(n C) phi v / max(|v|, 1e-12)
-//     backward, from dlogits:   dP = scale o dlogits,   q = r dP,   a = -(r^2 / (n C)) <dP, P>, zero where mean v^2 < floor
+//     backward, from dlogits:   dP = scale o dlogits,   q = r dP,   a = -(r^2 / (n C)) <dP, P>
 //                               dv = phi' q + a v        dphi += q v'        dscale += dlogits o P        dbias += dlogits
 //
 // phi has a row for each logit: few rows, long ones. Many tokens are multiplied by a copy of it in the order of its use (packing.h), in
@@ -34,18 +33,6 @@ SM_FN void for_tiles(int64_t begin, int64_t end, Function f) {
     for (; t < end; ++t) f.template operator()<1>(t);
 }
 
-// r from the mean square
-template <class F>
-struct InverseRms {
-    F eps, floor;  // one of them is zero
-
-    F operator()(F mean_square) const {
-        const F m = mean_square + eps;
-        return F(1) / F(sqrt(m < floor ? floor : m));  // of a NaN: NaN
-    }
-    bool constant(F r) const { return floor > F(0) && r >= F(1) / F(sqrt(floor)); }
-};
-
 // ---------------------------------------------------------------------------------------------------------- few tokens
 // sums of products with `some` rows of phi
 template <int some, class V>
@@ -61,7 +48,7 @@ SM_FN void dot_rows(const Scalar<V>* v, const Scalar<V>* phi, int64_t width, Sca
 
 // P and r of one token. room: for its width numbers
 template <class V, class M>
-[[gnu::noinline]] void project_token(const M* x, const Scalar<V>* phi, int rows, int64_t width, InverseRms<Scalar<V>> norm, Scalar<V>* P, Scalar<V>* r, Scalar<V>* room) {
+[[gnu::noinline]] void project_token(const M* x, const Scalar<V>* phi, int rows, int64_t width, Scalar<V> eps, Scalar<V>* P, Scalar<V>* r, Scalar<V>* room) {
     using F = Scalar<V>;
     const F* v;
     V squares(0);
@@ -78,7 +65,7 @@ template <class V, class M>
     int k = 0;
     for (; k + 4 <= rows; k += 4) dot_rows<4, V>(v, phi + k * width, width, P + k);
     for (; k < rows; ++k) dot_rows<1, V>(v, phi + k * width, width, P + k);
-    *r = norm(sum(squares) / F(width));
+    *r = F(1) / F(sqrt(sum(squares) / F(width) + eps));
     for (k = 0; k < rows; ++k) P[k] *= *r;
 }
 
@@ -106,7 +93,7 @@ SM_FN void multiply_panel(const Scalar<V>* v, const Scalar<V>* panel, int stride
 
 // P and r of `tokens` tokens. sums: room for (tokens, vectors of the panel)
 template <int tokens, class V, class M>
-[[gnu::noinline]] void project_tokens(const M* x, const Scalar<V>* panel, int rows, int64_t width, InverseRms<Scalar<V>> norm, Scalar<V>* P, Scalar<V>* r, V* sums) {
+[[gnu::noinline]] void project_tokens(const M* x, const Scalar<V>* panel, int rows, int64_t width, Scalar<V> eps, Scalar<V>* P, Scalar<V>* r, V* sums) {
     using F = Scalar<V>;
     constexpr int W = lanes<V>;
     const int vectors = (rows + W - 1) / W, stride = vectors * W;
@@ -140,7 +127,7 @@ template <int tokens, class V, class M>
         for (; k < vectors; ++k) multiply_panel<tokens, 1>(v, panel + first * stride + k * W, stride, length, sums + k, vectors, ahead, width);
     }
     for (int t = 0; t < tokens; ++t) {
-        r[t] = norm(sum(squares[t]) / F(width));
+        r[t] = F(1) / F(sqrt(sum(squares[t]) / F(width) + eps));
         for_channels<V>(0, rows, [&](int64_t k, auto count) __attribute__((always_inline)) {
             store(P + t * rows + k, V(r[t]) * sums[t * vectors + k / W], count);
         });

@@ -32,7 +32,7 @@ struct Generator {
     const void *weight, *panel, *blocks;  // phi (rows, n C), row-major, and as the forward and the backward take it (see packing.h)
     const void *scale, *bias;             // (rows); rows = n read logits, n write logits, then those of the mix
     int rows;
-    double norm_eps, norm_floor;  // added to the mean square; the least it may be (see coefficients.h)
+    double norm_eps;
     Activation read, write;
     double read_eps;                     // added to the read weights
     double write_multiplier, write_eps;  // of the write weights: multiplier * write(logits) + eps

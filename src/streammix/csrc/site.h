@@ -46,7 +46,6 @@ struct Generated {
     using F = Scalar<V>;
     const Generator& g;
     const F *weight, *panel, *blocks, *scale, *bias;
-    InverseRms<F> norm;
     int n, rows, mixed;
 
     Generated(const Generator& g, int n)
@@ -56,7 +55,6 @@ struct Generated {
           blocks((const F*)g.blocks),
           scale((const F*)g.scale),
           bias((const F*)g.bias),
-          norm{F(g.norm_eps), F(g.norm_floor)},
           n(n),
           rows(g.rows),
           mixed(g.rows - 2 * n) {}
@@ -87,12 +85,13 @@ void site_read_block(Streams s, const Generated<V>& gen, Read r, int64_t begin, 
     const int64_t width = n * s.C;
     const M* x = (const M*)r.x;
     F *P = (F*)r.projected, *inverse_rms = (F*)r.inverse_rms;
+    const F eps(gen.g.norm_eps);
     if (gen.panel)
         for_tiles<panel_tokens>(begin, end, [&]<int tokens>(int64_t t) {
-            project_tokens<tokens, V>(x + t * width, gen.panel, rows, width, gen.norm, P + t * rows, inverse_rms + t, sums);
+            project_tokens<tokens, V>(x + t * width, gen.panel, rows, width, eps, P + t * rows, inverse_rms + t, sums);
         });
     else
-        for (int64_t t = begin; t < end; ++t) project_token<V>(x + t * width, gen.weight, rows, width, gen.norm, P + t * rows, inverse_rms + t, numbers);
+        for (int64_t t = begin; t < end; ++t) project_token<V>(x + t * width, gen.weight, rows, width, eps, P + t * rows, inverse_rms + t, numbers);
     if (!r.u) return;
     F* logits = numbers;
     for (int64_t t = begin; t < end; ++t) {
@@ -181,7 +180,7 @@ void logit_gradients(Streams s, const Generated<V>& gen, ReadBackward r, int64_t
         along += dP * projected;
         store(q + i, V(inverse_rms) * dP, many);
     });
-    kept.a[t - first] = gen.norm.constant(inverse_rms) ? F(0) : -inverse_rms * inverse_rms / F(n * s.C) * sum(along);
+    kept.a[t - first] = -inverse_rms * inverse_rms / F(n * s.C) * sum(along);
 }
 
 // The gradient of the block's state, to dx (its first token at dx)

@@ -54,7 +54,7 @@ class Flattened(Coefficients):
         dim: C.
         streams: n.
         sizes: how many logits each group has.
-        norm_eps: added to the mean square. None: rms(v) = max(|v|, 1e-12) / sqrt(n C), torch.nn.functional.normalize's.
+        norm_eps: added to the mean square. None: torch's default for rms_norm, the computing dtype's eps.
         frozen_gate: the last group's gate, if it is to be this constant instead of a parameter.
 
     Parameters:
@@ -92,16 +92,22 @@ class Flattened(Coefficients):
             )
 
     def _projected(self, x: Tensor, weight: Tensor) -> Tensor:
+        norm_eps = eps_of_norm(self.norm_eps, weight.dtype)
         if one_pass(x, weight.dtype):
-            return current_for(x, x.shape[-2]).coefficients(x, weight, self.norm_eps)[0]
+            return current_for(x, x.shape[-2]).coefficients(x, weight, norm_eps)[0]
         flat = x.flatten(-2).to(weight.dtype)
-        return F.linear(flat, weight) * inverse_rms(flat, self.norm_eps).unsqueeze(-1)
+        return F.linear(flat, weight) * inverse_rms(flat, norm_eps).unsqueeze(-1)
 
     def reset_parameters(self, bias: Tensor, weight_std: float, gate: float) -> None:
         with torch.no_grad():
             self.weight.normal_(std=weight_std) if weight_std else self.weight.zero_()
             self.bias.copy_(bias)
             self.gate.fill_(gate)
+
+
+def eps_of_norm(norm_eps: float | None, computing: torch.dtype) -> float:
+    """norm_eps, or for None torch's default for rms_norm."""
+    return torch.finfo(computing).eps if norm_eps is None else norm_eps
 
 
 def one_pass(x: Tensor, computing: torch.dtype) -> bool:

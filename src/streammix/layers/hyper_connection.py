@@ -17,7 +17,7 @@ from ..ops import current_for
 from ..ops.site import ACTIVATION_CODES
 from ..recipes import Connection, Recipe
 from . import initialisation
-from .coefficients import Coefficients, Flattened, Static, one_pass
+from .coefficients import Coefficients, Flattened, Static, eps_of_norm, one_pass
 from .from_recipe import check_index, frozen_gate, layer_norm_eps, manifold_of, read_weights, write_weights
 from .per_segment import PerStream
 from .temper import CP
@@ -168,7 +168,8 @@ class HyperConnection(nn.Module):
         r = self.recipe
         activations = ACTIVATION_CODES[r.read], ACTIVATION_CODES[r.write]
         weights = r.read_eps, r.write_multiplier, r.write_eps
-        return *parameters, logits.frozen_gate or 0.0, logits.norm_eps, *activations, *weights
+        norm_eps = eps_of_norm(logits.norm_eps, dtype)
+        return *parameters, logits.frozen_gate or 0.0, norm_eps, *activations, *weights
 
     def _mixing(self, logits: Tensor, operators: SimpleNamespace | None = None) -> Tensor:
         """H_res; with `operators`, of logits that came from one of them."""

@@ -36,7 +36,7 @@ class Collapse(nn.Module):
         dim: C.
         streams: n.
         how: "sum", "mean" or "head".
-        norm_eps, read_eps: eps of the head's norm and of its weights; DeepSeek-V4's by default.
+        norm_eps, read_eps: eps of the head's norm (None as in a recipe) and of its weights; DeepSeek-V4's by default.
 
     Raises:
         ValueError: how is none of the three. At the call: streams that are not (..., n, C).

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ..functional import full_precision
 from ..manifolds.precision import parameter_dtype
 from ..ops.eager.site import inverse_rms
-from .coefficients import Coefficients, Logits
+from .coefficients import Coefficients, Logits, eps_of_norm
 
 
 class CP(Coefficients):
@@ -65,7 +65,7 @@ class CP(Coefficients):
         n, dtype = self.streams, torch.promote_types(self.channel.dtype, x.dtype)
         with full_precision(x):
             wide = x.to(dtype)
-            r = inverse_rms(wide.flatten(-2), self.norm_eps).unsqueeze(-1)
+            r = inverse_rms(wide.flatten(-2), eps_of_norm(self.norm_eps, dtype)).unsqueeze(-1)
             t = (wide @ self.channel.to(dtype) * self.stream.to(dtype)).sum(-2) * r
             t_read, t_write, t_res = t.split(self.rank, -1)
             C_read, C_write, C_res, D_res = self.out.to(dtype)

@@ -19,9 +19,8 @@ ACTIVATION_CODES = {"linear": 0, "sigmoid": 1, "twice-sigmoid": 2}
 
 PARAMETERS = "Tensor weight, Tensor gate, Tensor bias"
 _SAVED = "Tensor projected, Tensor inverse_rms"
-SETTINGS = (
-    "float mix_gate, float? norm_eps, int read, int write, float read_eps, float write_multiplier, float write_eps"
-)
+_ACTIVATIONS = "int read, int write, float read_eps, float write_multiplier, float write_eps"
+SETTINGS = f"float mix_gate, float norm_eps, {_ACTIVATIONS}"
 
 
 def _through_plain_formulas(plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -69,22 +68,14 @@ def _given(grad: Tensor | None, *like: Any) -> Tensor:
 
 
 def _through_saved(
-    ops: SimpleNamespace,
-    dP: Tensor | None,
-    dr: Tensor | None,
-    x: Tensor,
-    weight: Tensor,
-    P: Tensor,
-    r: Tensor,
-    norm_eps: float | None,
+    ops: SimpleNamespace, dP: Tensor | None, dr: Tensor | None, x: Tensor, weight: Tensor, P: Tensor, r: Tensor
 ) -> tuple[Tensor, Tensor]:
     """dx and dweight from gradients of P and r, which are outputs for the backward pass only: a second derivative sends
     gradients there.   dr/dv = -r^3 v / (n C)"""
-    dx, dweight = ops.coefficients_backward(_given(dP, P, *P.shape), x, weight, P, r, norm_eps)
+    dx, dweight = ops.coefficients_backward(_given(dP, P, *P.shape), x, weight, P, r)
     if dr is not None:
-        wide = x.to(weight.dtype)
-        factor = eager.varying(-r.pow(3) * dr / weight.shape[-1], wide.flatten(-2), norm_eps)
-        dx = dx + (factor[..., None, None] * wide).to(x.dtype)
+        factor = -r.pow(3) * dr / weight.shape[-1]
+        dx = dx + (factor[..., None, None] * x.to(weight.dtype)).to(x.dtype)
     return dx, dweight
 
 
@@ -92,18 +83,17 @@ def _through_saved(
 
 
 def _save_coefficients(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, weight, ctx.norm_eps = inputs
+    x, weight, _ = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, weight, *output)
 
 
 def _coefficients_backward(ops: SimpleNamespace, ctx: Any, dP: Tensor | None, dr: Tensor | None) -> Any:
-    x, weight, P, r = ctx.saved_tensors
-    return *_through_saved(ops, dP, dr, x, weight, P, r, ctx.norm_eps), None
+    return *_through_saved(ops, dP, dr, *ctx.saved_tensors), None
 
 
 define(
-    "coefficients(Tensor x, Tensor weight, float? norm_eps) -> (Tensor, Tensor)",
+    "coefficients(Tensor x, Tensor weight, float norm_eps) -> (Tensor, Tensor)",
     eager.coefficients,
     fake=lambda x, weight, norm_eps: _rows(x, weight),
     save=_save_coefficients,
@@ -111,9 +101,9 @@ define(
     vmap=False,
 )
 define(
-    f"coefficients_backward(Tensor grad, Tensor x, Tensor weight, {_SAVED}, float? norm_eps) -> (Tensor, Tensor)",
+    f"coefficients_backward(Tensor grad, Tensor x, Tensor weight, {_SAVED}) -> (Tensor, Tensor)",
     eager.coefficients_backward,
-    fake=lambda grad, x, weight, *_: _like(x, weight),
+    fake=lambda grad, x, weight, projected, inverse_rms: _like(x, weight),
     save=_save_arguments,
     backward=_through_plain_formulas(eager.coefficients_backward),
     vmap=False,
@@ -130,9 +120,10 @@ def _read_outputs(x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
 
 
 def _save_site_read(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, weight, gate, bias, *ctx.settings = inputs
+    x, weight, gate, bias, mix_gate, _, *activations = inputs
     *_, projected, inverse_rms = output
     ctx.set_materialize_grads(False)
+    ctx.activations = (mix_gate, *activations)
     ctx.save_for_backward(x, weight, gate, bias, projected, inverse_rms)
 
 
@@ -148,11 +139,11 @@ def _read_gradients(x: Tensor, weight: Tensor, du: Any, dpost: Any, dmix: Any) -
 def _site_read_backward(ops: SimpleNamespace, ctx: Any, du: Any, dpost: Any, dmix: Any, dP: Any, dr: Any) -> Any:
     x, weight, gate, bias, P, r = ctx.saved_tensors
     of_outputs = _read_gradients(x, weight, du, dpost, dmix)
-    dx, dweight, dgate, dbias = ops.site_read_backward(*of_outputs, x, weight, gate, bias, P, r, *ctx.settings)
+    dx, dweight, dgate, dbias = ops.site_read_backward(*of_outputs, x, weight, gate, bias, P, r, *ctx.activations)
     if dP is not None or dr is not None:
-        more_dx, more_dweight = _through_saved(ops, dP, dr, x, weight, P, r, ctx.settings[1])
+        more_dx, more_dweight = _through_saved(ops, dP, dr, x, weight, P, r)
         dx, dweight = dx + more_dx, dweight + more_dweight
-    return dx, dweight, dgate, dbias, *[None] * len(ctx.settings)
+    return dx, dweight, dgate, dbias, *[None] * (len(ctx.activations) + 1)
 
 
 define(
@@ -165,7 +156,7 @@ define(
 )
 define(
     f"site_read_backward(Tensor du, Tensor dpost, Tensor dmix, Tensor x, {PARAMETERS}, {_SAVED},"
-    f" {SETTINGS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    f" float mix_gate, {_ACTIVATIONS}) -> (Tensor, Tensor, Tensor, Tensor)",
     eager.site_read_backward,
     fake=lambda du, dpost, dmix, x, weight, gate, bias, *_: _like(x, weight, gate, bias),
     save=_save_arguments,
@@ -178,9 +169,10 @@ define(
 
 
 def _save_write_site_read(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, y, post, res, weight, gate, bias, *ctx.settings = inputs
+    x, y, post, res, weight, gate, bias, mix_gate, _, *activations = inputs
     state, *_, projected, inverse_rms = output
     ctx.set_materialize_grads(False)
+    ctx.activations = (mix_gate, *activations)
     ctx.save_for_backward(x, y, post, res, state, weight, gate, bias, projected, inverse_rms)
 
 
@@ -190,14 +182,14 @@ def _write_site_read_backward(
     *before, state, weight, gate, bias, P, r = ctx.saved_tensors
     more_dweight: Any = None
     if dP is not None or dr is not None:
-        more_dstate, more_dweight = _through_saved(ops, dP, dr, state, weight, P, r, ctx.settings[1])
+        more_dstate, more_dweight = _through_saved(ops, dP, dr, state, weight, P, r)
         dstate = more_dstate if dstate is None else dstate + more_dstate
     of_outputs = _read_gradients(state, weight, du, dpost, dmix)
     *grads, dweight, dgate, dbias = ops.write_site_read_backward(
-        dstate, *of_outputs, *before, state, weight, gate, bias, P, r, *ctx.settings
+        dstate, *of_outputs, *before, state, weight, gate, bias, P, r, *ctx.activations
     )
     dweight = dweight if more_dweight is None else dweight + more_dweight
-    return *grads, dweight, dgate, dbias, *[None] * len(ctx.settings)
+    return *grads, dweight, dgate, dbias, *[None] * (len(ctx.activations) + 1)
 
 
 define(
@@ -211,7 +203,7 @@ define(
 )
 define(
     "write_site_read_backward(Tensor? dstate, Tensor du, Tensor dnext_post, Tensor dmix, Tensor x, Tensor y,"
-    f" Tensor post, Tensor res, Tensor state, {PARAMETERS}, {_SAVED}, {SETTINGS})"
+    f" Tensor post, Tensor res, Tensor state, {PARAMETERS}, {_SAVED}, float mix_gate, {_ACTIVATIONS})"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     eager.write_site_read_backward,
     fake=lambda dstate, du, dnext_post, dmix, x, y, post, res, state, weight, gate, bias, *_: _like(

@@ -4,9 +4,6 @@
     pre = read(logits) + read_eps,   post = write_multiplier write(logits) + write_eps,   mix = the other logits,
     u = sum_j pre_j x_j
 
-Where `norm_eps` is None, nothing is added and r v = sqrt(n C) v / max(|v|, 1e-12), as torch.nn.functional.normalize has
-it: r is constant below that norm.
-
 `phi` (`weight`) has a row for each logit: n reads, n writes, then those of the mix. `gate` has a number for each of the
 three groups, or two where `mix_gate` is the last. Computed in the parameters' dtype.
 """
@@ -30,39 +27,23 @@ SLOPES: tuple[Callable[[Tensor], Tensor], ...] = (
 )
 
 
-#: The least norm of v where there is no eps.
-NORM_FLOOR = 1e-12
-
-
-def inverse_rms(v: Tensor, norm_eps: float | None) -> Tensor:
+def inverse_rms(v: Tensor, norm_eps: float) -> Tensor:
     """v (..., n C) -> r (...)."""
-    mean_square = v.square().mean(-1)
-    return torch.rsqrt(mean_square.clamp(min=_floor(v)) if norm_eps is None else mean_square + norm_eps)
+    return torch.rsqrt(v.square().mean(-1) + norm_eps)
 
 
-def varying(rate: Tensor, v: Tensor, norm_eps: float | None) -> Tensor:
-    """What goes with the derivative of r: `rate` (...), zero where r is constant."""
-    return rate if norm_eps is not None else torch.where(v.square().mean(-1) < _floor(v), 0, rate)
-
-
-def _floor(v: Tensor) -> float:
-    return NORM_FLOOR**2 / max(v.shape[-1], 1)
-
-
-def coefficients(x: Tensor, weight: Tensor, norm_eps: float | None) -> tuple[Tensor, Tensor]:
+def coefficients(x: Tensor, weight: Tensor, norm_eps: float) -> tuple[Tensor, Tensor]:
     """x (..., n, C), weight (rows, n C) -> P (..., rows), r (...)."""
     v = x.flatten(-2).to(weight.dtype)
     r = inverse_rms(v, norm_eps)
     return F.linear(v, weight) * r.unsqueeze(-1), r
 
 
-def coefficients_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, P: Tensor, r: Tensor, norm_eps: float | None
-) -> tuple[Tensor, Tensor]:
+def coefficients_backward(grad: Tensor, x: Tensor, weight: Tensor, P: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
     """grad (..., rows) -> dx, dweight:  dv = phi' q - (r^2 / (n C)) <grad, P> v,   dphi = sum q v',   q = r grad."""
     v = x.flatten(-2).to(weight.dtype)
     q = r.unsqueeze(-1) * grad
-    along = varying(-r.square() * (grad * P).sum(-1) / v.shape[-1], v, norm_eps)
+    along = -r.square() * (grad * P).sum(-1) / v.shape[-1]
     dv = q @ weight + along.unsqueeze(-1) * v
     dweight = q.flatten(0, -2).mT @ v.flatten(0, -2) if v.ndim > 1 else torch.outer(q, v)
     return dv.unflatten(-1, x.shape[-2:]).to(x.dtype), dweight
@@ -74,7 +55,7 @@ def site_read(
     gate: Tensor,
     bias: Tensor,
     mix_gate: float,
-    norm_eps: float | None,
+    norm_eps: float,
     read: int,
     write: int,
     read_eps: float,
@@ -99,7 +80,6 @@ def site_read_backward(
     P: Tensor,
     r: Tensor,
     mix_gate: float,
-    norm_eps: float | None,
     read: int,
     write: int,
     read_eps: float,
@@ -107,8 +87,8 @@ def site_read_backward(
     write_eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """-> dx, dweight, dgate, dbias."""
-    settings = (mix_gate, norm_eps, read, write, read_eps, write_multiplier, write_eps)
-    dx, dweight, dgate, dbias = _site_read_backward(du, dpost, dmix, x, weight, gate, bias, P, r, *settings)
+    activations = (mix_gate, read, write, read_eps, write_multiplier, write_eps)
+    dx, dweight, dgate, dbias = _site_read_backward(du, dpost, dmix, x, weight, gate, bias, P, r, *activations)
     return dx.to(x.dtype), dweight, dgate, dbias
 
 
@@ -122,11 +102,11 @@ def _site_read_backward(
     bias: Tensor,
     P: Tensor,
     r: Tensor,
-    *settings: Any,
+    *activations: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The same with dx in the parameters' dtype: rounded once, when all of it is there."""
     n, x = x.shape[-2], x.to(weight.dtype)
-    mix_gate, norm_eps, read, write, read_eps, write_multiplier, write_eps = settings
+    mix_gate, read, write, read_eps, write_multiplier, write_eps = activations
     pre, _, _ = activated(n, P, gate, bias, mix_gate, read, write, read_eps, write_multiplier, write_eps)
     dx, dpre = streams.read_backward(du.to(weight.dtype), x, pre)
 
@@ -137,7 +117,7 @@ def _site_read_backward(
     dP = torch.cat([g * d for d, (g, _, _) in zip(dlogits, groups)], -1)
     dbias = torch.cat(dlogits, -1).flatten(0, -2).sum(0) if P.ndim > 1 else torch.cat(dlogits, -1)
 
-    dx_coefficients, dweight = coefficients_backward(dP, x, weight, P, r, norm_eps)
+    dx_coefficients, dweight = coefficients_backward(dP, x, weight, P, r)
     return dx + dx_coefficients, dweight, torch.stack(dgate[: len(gate)]), dbias
 
 
@@ -150,7 +130,7 @@ def write_site_read(
     gate: Tensor,
     bias: Tensor,
     mix_gate: float,
-    norm_eps: float | None,
+    norm_eps: float,
     read: int,
     write: int,
     read_eps: float,
@@ -179,7 +159,6 @@ def write_site_read_backward(
     P: Tensor,
     r: Tensor,
     mix_gate: float,
-    norm_eps: float | None,
     read: int,
     write: int,
     read_eps: float,
@@ -187,8 +166,8 @@ def write_site_read_backward(
     write_eps: float,
 ) -> tuple[Tensor, ...]:
     """-> dx, dy, dpost, dres, dweight, dgate, dbias. dstate: gradient of the state from beyond the next site's read."""
-    settings = (mix_gate, norm_eps, read, write, read_eps, write_multiplier, write_eps)
-    g, *parameters = _site_read_backward(du, dnext_post, dmix, state, weight, gate, bias, P, r, *settings)
+    activations = (mix_gate, read, write, read_eps, write_multiplier, write_eps)
+    g, *parameters = _site_read_backward(du, dnext_post, dmix, state, weight, gate, bias, P, r, *activations)
     g = g if dstate is None else g + dstate
     return *streams.write_backward(g.to(x.dtype), x, y, post, res), *parameters
 

@@ -78,7 +78,7 @@ def formulas(site: HyperConnection) -> Callable[[Tensor], Tensor]:
 
     def call(x: Tensor) -> Tensor:
         flat = x.flatten(-2)
-        inverse_rms = torch.rsqrt(flat.square().mean(-1, keepdim=True) + (site.recipe.norm_eps or 0.0))
+        inverse_rms = torch.rsqrt(flat.square().mean(-1, keepdim=True) + logits.norm_eps)
         groups = (F.linear(flat, logits.weight) * inverse_rms).split(sizes, -1)
         pre, post, mix = (g * m + b for g, m, b in zip(logits.gate, groups, logits.bias.split(sizes)))
         u = (pre.sigmoid().unsqueeze(-1) * x).sum(-2)
