@@ -202,7 +202,12 @@ void test_batches(const Kernels& k, DType t, int n, Random& random) {
             const int poisoned = has_logits && count > 2 && count % 2 ? int(random() % count) : -1;
             for (int m = 0; m < count; ++m)
                 for (int e = 0; e < nn; ++e) R.set(m * nn + e, rows[m][e]), G.set(m * nn + e, grads[m][e]);
-            if (poisoned >= 0) R.set(poisoned * nn + random() % nn, bad[random() % 3]);
+            if (poisoned >= 0) {
+                const int at = random() % nn, which = random() % 3;
+                // of the projection, -inf is a mask: one that leaves nothing of a row has no solution
+                const int first = operation == 0 && which == 2 ? at / n * n : at, last = operation == 0 && which == 2 ? first + n : at + 1;
+                for (int e = first; e < last; ++e) R.set(poisoned * nn + e, bad[which]);
+            }
             const int64_t split = count ? random() % (count + 1) : 0;
             const Matrices batch{t, n, random() % 2 == 0};
             operations[operation](k, batch, R, G, out, 0, split);

@@ -124,12 +124,19 @@ def test_invariances(n, data, shift):
     torch.testing.assert_close(sm.birkhoff(R[order]), T[order], rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_non_finite_logits_stay_in_their_matrix(bad, seed):
-    R = torch.randn(37, 4, 4)
+@pytest.mark.parametrize("n", [2, 4, 9])
+@pytest.mark.parametrize("bad", ["nan", "inf", "masked row", "one entry on no permutation"])
+def test_matrices_without_a_solution_are_nan_and_no_others(bad, n, seed):
+    R = torch.randn(37, n, n)
     clean = sm.birkhoff(R)
     poisoned = R.clone()
-    poisoned[5, 1, 2] = bad
+    match bad:
+        case "masked row":
+            poisoned[5, 1] = -torch.inf
+        case "one entry on no permutation":  # upper triangular: only the diagonal lies on a permutation
+            poisoned[5] = poisoned[5].masked_fill(torch.ones(n, n).tril(-1).bool(), -torch.inf)
+        case _:
+            poisoned[5, 1, n // 2] = float(bad)
     T = sm.birkhoff(poisoned)
     assert T[5].isnan().all()
     others = torch.arange(37) != 5

@@ -1,6 +1,8 @@
 // From a batch in memory to blocks of matrices in lanes, and back.
 #pragma once
 
+#include <type_traits>
+
 #include "machine.h"
 #include "project.h"
 #include "project_backward.h"
@@ -27,25 +29,25 @@ using Number = typename NumberFor<F, N>::type;
 // ---------------------------------------------------------------------------------- one block: noinline, so that every
 // matrix goes through the same machine code, and gets the same bits, wherever it stands in its batch.
 template <int N, class V>
-[[gnu::noinline]] void project_block(V* T, V* work, int n, Scalar<V> tol) {
+[[gnu::noinline]] void project_block(V* R, V* work, int n, Scalar<V> small) {
     if constexpr (N == 2) {
-        project2(T);
+        project2(R);
     } else if constexpr (N > 0) {
-        V w[N * N];
-        project<N>(T, w, n, tol);
+        V T[N * N], w[N * N];
+        project<N>(R, T, w, n, small);
     } else if (n == 1) {
-        T[0] = V(1) + T[0] * V(0);
+        R[0] = V(1) + R[0] * V(0);
     } else {
-        project<N>(T, work, n, tol);
+        project<N>(R, work, work + n * n, n, small);
     }
 }
 template <int N, class V>
-[[gnu::noinline]] void project_backward_block(const V* T, V* G, V* work, int n) {
+[[gnu::noinline]] void project_backward_block(const V* T, V* G, V* D, V* work, int n) {
     if constexpr (N > 0) {
         V w[N * N];
-        project_backward<N>(T, G, w, n);
+        project_backward<N>(T, G, D, w, n);
     } else {
-        project_backward<N>(T, G, work, n);
+        project_backward<N>(T, G, D, work, n);
     }
 }
 template <int N, bool added, class V>
@@ -79,7 +81,7 @@ struct Block<0, V> {
     operator V*() { return x.p; }
 };
 
-// Results = f(inputs), block by block: f(x) or f(x, y) changes its last argument into the result.
+// Results = f(inputs), block by block: f(x) or f(x, y) changes its last argument into the result, or says where it is.
 template <int N, class V, class Memory, class Function>
 SM_FN void for_each_block(Matrices m, const Memory* first, const Memory* second, Memory* out, int64_t begin, int64_t end, Function f) {
     constexpr int known = N == 4 ? 16 : 0;
@@ -96,22 +98,28 @@ SM_FN void for_each_block(Matrices m, const Memory* first, const Memory* second,
             prefetch<1>(first + next, lanes<V> * entries);
             if (second) prefetch<1>(second + next, lanes<V> * entries);
         }
-        f((V*)x, (V*)y);
-        store_block<known>(out + at, count, second ? (V*)y : (V*)x, entries, past_caches);
+        V* result = second ? (V*)y : (V*)x;
+        if constexpr (std::is_void_v<decltype(f((V*)x, (V*)y))>) f((V*)x, (V*)y);
+        else result = f((V*)x, (V*)y);
+        store_block<known>(out + at, count, result, entries, past_caches);
     }
     if (past_caches) finish_stores();
 }
 
 template <int N, class V, class Memory>
 void project_range(Matrices m, const Memory* logits, Memory* T, int64_t begin, int64_t end, double tol) {
-    const auto bound = tolerance<Scalar<V>>(tol, m.n);
-    Scratch<V> work(N ? 0 : m.n * m.n);
-    for_each_block<N, V, Memory>(m, logits, nullptr, T, begin, end, [&](V* x, V*) { project_block<N>(x, work.p, m.n, bound); });
+    const auto small = last_step<Scalar<V>>(tol, m.n);
+    Scratch<V> work(N ? 0 : 2 * m.n * m.n);
+    for_each_block<N, V, Memory>(m, logits, nullptr, T, begin, end, [&](V* x, V*) { project_block<N>(x, work.p, m.n, small); });
 }
 template <int N, class V, class Memory>
 void project_backward_range(Matrices m, const Memory* grad, const Memory* T, Memory* out, int64_t begin, int64_t end) {
     Scratch<V> work(N ? 0 : m.n * m.n);
-    for_each_block<N, V>(m, T, grad, out, begin, end, [&](V* x, V* G) { project_backward_block<N>(x, G, work.p, m.n); });
+    Block<N, V> D(m.n);
+    for_each_block<N, V>(m, T, grad, out, begin, end, [&](V* x, V* G) {
+        project_backward_block<N>(x, G, (V*)D, work.p, m.n);
+        return (V*)D;
+    });
 }
 template <int N, class V, class Memory>
 void sinkhorn_range(Matrices m, const Memory* logits, Memory* M, int64_t begin, int64_t end, int rounds, const SinkhornRule& rule) {

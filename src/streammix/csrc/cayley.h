@@ -2,7 +2,7 @@
 // from Q alone. In float64 whatever the memory's type: float32 results then need no correction.
 #pragma once
 
-#include "laplacian.h"
+#include "size.h"
 #include "machine.h"
 
 namespace streammix::SM_ISA {

@@ -335,6 +335,24 @@ struct LanesOf<Pair<V>> {
 };
 template <class V>
 inline constexpr int lanes = LanesOf<V>::value;
+
+// One of them, for what happens to few
+template <class F, int W>
+SM_FN F lane(const Simd<F, W>& x, int i) {
+    return x.v[i];
+}
+template <class F, int W>
+SM_FN void set_lane(Simd<F, W>& x, int i, F value) {
+    x.v[i] = value;
+}
+template <class V>
+SM_FN Scalar<V> lane(const Pair<V>& x, int i) {
+    return i < LanesOf<V>::value ? lane(x.a, i) : lane(x.b, i - LanesOf<V>::value);
+}
+template <class V>
+SM_FN void set_lane(Pair<V>& x, int i, Scalar<V> value) {
+    i < LanesOf<V>::value ? set_lane(x.a, i, value) : set_lane(x.b, i - LanesOf<V>::value, value);
+}
 #endif  // __CUDACC__
 
 // ---------------------------------------------------------------------------------------------------------- exponential
@@ -400,6 +418,15 @@ SM_FN V exp2(V x, V c) {
         SM_UNROLL16 for (int i = 0; i < 13; ++i) p = coefficients[i] + r * p;
     }
     return times_power_of_two(p, k);
+}
+
+// log x of a normal number to 1e-3, for starting points: that of the power of two, and a cubic for the rest
+template <class V>
+SM_FN V rough_log(V x) {
+    using F = Scalar<V>;
+    const V k = exponent(x), m = times_power_of_two(x, -k);
+    const V log2 = k + (F(-2.13623207) + m * (F(3.01116215) + m * (F(-1.02680491) + m * F(0.15270028))));
+    return log2 * F(0.6931471805599453);
 }
 
 }  // namespace streammix::SM_ISA

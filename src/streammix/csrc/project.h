@@ -2,49 +2,60 @@
 //
 // T = diag(u) e^R diag(v), and the state of the iteration is T itself, with unit row sums. Let c be its column sums. The
 // dual is convex in b = log v with gradient c - 1 and Hessian diag(c) - T'T = the Laplacian of the graph with weights
-// W_jk = sum_i T_ij T_ik. A Newton step: (L + lambda I) d = 1 - c, T_ij *= phi(d_j), rows renormalised.
+// W_jk = sum_i T_ij T_ik. As the rows sum to one, 1 - c is a sum of flows on the edges,
+//
+//     1 - c_j = sum_k g_jk,    g_jk = T_jk - T_kj
+//
+// whose noise is as small as they are once the rows are in an order that puts large entries on the diagonal. A Newton step: L d = 1 - c,
+// T_ij *= phi(d_j), rows renormalised.
 #pragma once
 
-#include "laplacian.h"
+#include "flows.h"
+#include "homotopy.h"
 
 namespace streammix::SM_ISA {
 
 template <class F>
 struct Settings {
     static constexpr F reach = 8;         // logits further apart than this (in a row) go through the homotopy
+    static constexpr F few = 4;           // so many levels are squarings of T, which cost as many bits of it; more are formed from the logits
     static constexpr int passes = 3;      // Sinkhorn passes before the first Newton step
-    static constexpr F balanced = 0.5;    // sum |c - 1| from which the homotopy may advance
     static constexpr F max_step = 2;      // largest |d_j|
-    static constexpr int max_steps = sizeof(F) == 4 ? 640 : 4800;  // several for each of the at most 128 or 1024 squarings
+    static constexpr F weak = 1. / 64;    // a pivot below it: the order of the rows matters
+    static constexpr F none = sizeof(F) == 4 ? 1e-24 : 1e-60;  // two columns coupled by less are not: they would be balanced by entries that
+                                                                // are zero in this format, and drift
+    static constexpr F lambda = sizeof(F) == 4 ? 1e-35 : 1e-150;  // what keeps the pivot of an unconnected one from zero
+    static constexpr int max_steps = sizeof(F) == 4 ? 640 : 4800;  // several for each of the at most 128 or 1024 levels
 };
 
-// What is asked of sum_j |c_j - 1|, at least
+// The max |d|^2 of the last step: steps converge quadratically, so it leaves errors of about eps, and sum |c - 1| below tol.
 template <class F>
-SM_FN F tolerance(double tol, int n) {
-    const double least = 2 * n * double(Format<F>::eps);
-    return F(tol > least ? (tol < 0.5 ? tol : 0.5) : least);
+SM_FN F last_step(double tol, int n) {
+    const double least = 4 * double(Format<F>::eps);
+    const double asked = 2 * (tol < 0.5 ? tol : 0.5) / n;
+    return F(asked > least ? asked : least);
 }
 
 // K = e^(R / 2^k), up to a factor for each row, with the smallest k that keeps every |K_ij| in e^-reach .. e^reach; returns k.
-// R is finite up to the format's limit: the differences are taken of halves. Non-finite R makes K NaN.
+// R is finite up to the format's limit: the differences are taken of halves. NaN makes K NaN; of infinities, k is above zero too.
 template <int N, class V>
-SM_FN V exponentials(V* R, int n_) {
+SM_FN V exponentials(const V* R, V* K, int n_) {
     using F = Scalar<V>;
     const int n = size<N>(n_);
     V spread = V(0);
     SM_UNROLL for (int i = 0; i < n; ++i) {
         const V half = R[i * n] * F(0.5);
         SM_UNROLL for (int j = 1; j < n; ++j) {
-            R[i * n + j] = R[i * n + j] * F(0.5) - half;
-            spread = max_abs(spread, R[i * n + j]);
+            K[i * n + j] = R[i * n + j] * F(0.5) - half;
+            spread = max_abs(spread, K[i * n + j]);
         }
-        R[i * n] = half - half;  // NaN when non-finite
+        K[i * n] = half - half;  // NaN when non-finite
     }
     const V k = max(exponent(spread * (2 / Settings<F>::reach)) + F(1), V(0));
     const V scale = power_of_two(F(1) - k) * F(1.4426950408889634);  // 2 / 2^k / log 2
     SM_UNROLL for (int i = 0; i < n; ++i) {
-        SM_UNROLL for (int j = 1; j < n; ++j) R[i * n + j] = exp2(R[i * n + j], scale);
-        R[i * n] += F(1);
+        SM_UNROLL for (int j = 1; j < n; ++j) K[i * n + j] = exp2(K[i * n + j], scale);
+        K[i * n] += F(1);
     }
     return k;
 }
@@ -81,7 +92,7 @@ SM_FN void normalise_rows(V* T, int n_) {
 // One Sinkhorn pass, columns then rows, as corrections T += T (1 - s) / s: with sums s next to one this rounds least. Of the columns,
 // which the rows disturb again, to first order: T += T (1 - s) is off by (1 - s)^2, which is within the tolerance.
 template <int N, class V>
-SM_FN void polish(V* T, int n_) {
+SM_FN void polish(V* T, V* out, int n_) {
     const int n = size<N>(n_);
     SM_UNROLL for (int j = 0; j < n; ++j) {
         const V missing = one_minus_sum<N>(T + j, n, n);
@@ -90,20 +101,19 @@ SM_FN void polish(V* T, int n_) {
     SM_UNROLL for (int i = 0; i < n; ++i) {
         const V missing = one_minus_sum<N>(T + i * n, 1, n);
         const V r = missing * reciprocal(Scalar<V>(1) - missing);
-        SM_UNROLL for (int j = 0; j < n; ++j) T[i * n + j] += T[i * n + j] * r;
+        SM_UNROLL for (int j = 0; j < n; ++j) out[i * n + j] = T[i * n + j] + T[i * n + j] * r;
     }
 }
 
-// Sinkhorn passes (rows, columns) on diag(u) K diag(v), u and v apart and rough; then T with exact unit rows.
+// Sinkhorn passes (rows, columns) on diag(u) K diag(v), u and v apart and rough; then T with exact unit rows. T holds K, and v is given.
 //
 // From the second pass on v is over-relaxed: v + (1 + 1/n) (v_new - v). It stays positive, because v_new / v = 1 / (a column sum of a
 // matrix with unit rows) is 1 / n at least; and for logits of order one it spares most blocks of matrices a third Newton step.
 template <int N, class V>
-SM_FN void start(V* T, int n_) {
+SM_FN void start(V* T, V* v, int n_) {
     constexpr int passes = Settings<Scalar<V>>::passes;
     const int n = size<N>(n_);
     const Scalar<V> more = Scalar<V>(1) / n;
-    V v[room<N>];
     SM_UNROLL for (int pass = 0; pass < passes; ++pass) {
         V c[room<N>];
         SM_UNROLL for (int i = 0; i < n; ++i) {
@@ -122,95 +132,184 @@ SM_FN void start(V* T, int n_) {
     normalise_rows<N>(T, n);
 }
 
-// n = 2 in closed form: T_11 = T_22 = sigmoid((R_11 + R_22 - R_12 - R_21) / 2)
+// n = 2 in closed form: T_11 = T_22 = sigmoid((R_11 + R_22 - R_12 - R_21) / 2). The rounding errors of R_11 - R_12 and R_22 - R_21 are
+// added back: those two may be large, and their sum small.
 template <class V>
 SM_FN void project2(V* R) {
     using F = Scalar<V>;
-    const V half(F(0.5));
-    const V x = (R[0] * half - R[1] * half) + (R[3] * half - R[2] * half);
-    const V poison = (R[0] * V(0) + R[1] * V(0)) + (R[2] * V(0) + R[3] * V(0));
-    const V e = exp(-min(V(sizeof(F) == 4 ? 86 : 708), abs(x))) + poison;
+    const V most(Format<F>::max), none(F(0)), half(F(0.5));
+    const auto difference = [&](V a, V b, V& error) {
+        const V d = a - b, back = d - a;
+        error = (a - (d - back)) - (b + back);
+        return d;
+    };
+    V e0, e1;
+    const V x0 = difference(R[0] * half, R[1] * half, e0), x1 = difference(R[3] * half, R[2] * half, e1);
+    V x = (x0 + x1) + (e0 + e1);
+    // masks: two of a diagonal, and no other
+    const Mask<V> off = (R[1] < -most) & (R[2] < -most), on = (R[0] < -most) & (R[3] < -most);
+    const V a = select(on, none, R[0]) * F(0) + select(on, none, R[3]) * F(0);
+    const V b = select(off, none, R[1]) * F(0) + select(off, none, R[2]) * F(0);
+    x = select(off, most, select(on, -most, x));
+    const V poison = a + b;  // NaN where something else is not finite
+    constexpr F least = sizeof(F) == 4 ? 86 : 708;
+    const V e = select(abs(x) < V(least), exp(-min(V(least), abs(x))), none) + poison;
     const V larger = reciprocal(V(1) + e), smaller = e * larger;
-    R[0] = R[3] = select(x < V(0), smaller, larger);
-    R[1] = R[2] = select(x < V(0), larger, smaller);
+    R[0] = R[3] = select(x < none, smaller, larger);
+    R[1] = R[2] = select(x < none, larger, smaller);
 }
 
-// In: logits, row-major. Out: T. w: room for n*n numbers. Returns the number of steps taken, by the slowest of V's matrices.
+// W and g of T, in the order of `solve`
 template <int N, class V>
-SM_FN int project(V* T, V* w, int n_, Scalar<V> tol) {
+SM_FN void graph(const V* T, V* w, int n_) {
+    const int n = size<N>(n_);
+    SM_UNROLL for (int j = 0; j < n; ++j)
+        SM_UNROLL for (int k = j + 1; k < n; ++k) {
+            V s = T[j] * T[k];
+            SM_UNROLL for (int i = 1; i < n; ++i) s += T[i * n + j] * T[i * n + k];
+            w[j * n + k] = s;
+            w[k * n + j] = T[j * n + k] - T[k * n + j];
+        }
+}
+
+// The matrices `where` at twice the inverse temperature: T_ij^2, rows normalised
+template <int N, class V>
+SM_FN void square(V* T, Mask<V> where, int n_) {
+    const int n = size<N>(n_);
+    SM_UNROLL for (int i = 0; i < n; ++i) {
+        V s = V(0);
+        V t[room<N>];
+        SM_UNROLL for (int j = 0; j < n; ++j) {
+            t[j] = T[i * n + j] * T[i * n + j];
+            s += t[j];
+        }
+        const V r = reciprocal(s);
+        SM_UNROLL for (int j = 0; j < n; ++j) T[i * n + j] = select(where, t[j] * r, T[i * n + j]);
+    }
+}
+
+// Of the graphs `where`, takes the edges out that are weaker than `none`.
+template <int N, class V>
+[[gnu::noinline]] void disconnect(V* w, Mask<V> where, V none, int n_) {
+    const int n = size<N>(n_);
+    for (int j = 0; j < n; ++j)
+        for (int k = j + 1; k < n; ++k) {
+            const Mask<V> out = where & (w[j * n + k] < none);
+            w[j * n + k] = select(out, V(0), w[j * n + k]);
+            w[k * n + j] = select(out, V(0), w[k * n + j]);
+        }
+}
+
+// In: logits, row-major. Out: T in their place. T, w: room for n*n numbers each. Returns the number of steps taken, by the slowest of V's
+// matrices.
+template <int N, class V>
+SM_FN int project(V* R, V* T, V* w, int n_, Scalar<V> small) {
     using F = Scalar<V>;
     using S = Settings<F>;
     const int n = size<N>(n_);
-    const F lambda = F(n) * (Format<F>::eps / 2);  // as large as the rounding noise of c - 1, which must not move nodes next to disconnected
-    const F small = 4 * tol / F(n);  // a step with max|d|^2 below it leaves sum |c - 1| below tol
-
-    V k = exponentials<N>(T, n);
-    start<N>(T, n);
+    V k = exponentials<N>(R, T, n);
+    const Mask<V> far = k > S::few, near = k < S::few + 1;
+    const bool any_far = any(far);
+    if (any_far) first_level<N>(R, k, far, S::reach, T, n);
 
     V d[room<N>];
-    Mask<V> active = V(0) < V(1);
-    int step = 0;
-    for (; step < S::max_steps; ++step) {
-        V residual = V(0);
-        SM_UNROLL for (int j = 0; j < n; ++j) {
-            d[j] = one_minus_sum<N>(T + j, n, n);  // 1 - c
-            residual += abs(d[j]);
-        }
-        // W, L d = 1 - c
-        SM_UNROLL for (int j = 0; j < n; ++j)
-            SM_UNROLL for (int l = j + 1; l < n; ++l) {
-                V s = T[j] * T[l];
-                SM_UNROLL for (int i = 1; i < n; ++i) s += T[i * n + j] * T[i * n + l];
-                w[j * n + l] = s;
-            }
-        solve<N>(w, d, n, lambda);
+    start<N>(T, d, n);
+    Potentials<N, V> potentials;
+    if (any_far) potentials.begin(d, n);
 
-        // centre d, then scale it to max |d_j| <= max_step
-        V high = d[0], low = d[0];
-        SM_UNROLL for (int j = 1; j < n; ++j) {
-            high = max(high, d[j]);
-            low = min(low, d[j]);
-        }
-        const V size = (high - low) * F(0.5), centre = (high + low) * F(0.5);
-        const V scale = select(size > S::max_step, S::max_step * rough_reciprocal(size), V(1));
+    V origin[room<N>], matched = V(0), none = V(S::none);
+    bool in_order = true;
+    const auto order = [&](Mask<V> which) __attribute__((always_inline)) {
+        V diagonal = T[0];
+        SM_UNROLL for (int j = 1; j < n; ++j) diagonal = min(diagonal, T[j * n + j]);
+        const Mask<V> wanted = which & (diagonal < F(0.5) / F(n * n));
+        if (!any(wanted)) return false;
+        if (in_order) SM_UNROLL for (int i = 0; i < n; ++i) origin[i] = V(F(i));
+        in_order = false;
+        match_rows<N>(wanted, T, any_far ? R : nullptr, origin, n);
+        if (N > 0) matched = select(wanted & near, V(1), matched);  // what is best at one temperature is so at all
+        return true;
+    };
+    const Mask<V> levels = k > F(0);
+    if (any(levels)) order(levels);
 
-        // matrices that have converged stay as they are, to the bit
-        const Mask<V> squaring = k > F(0);
-        const Mask<V> going = active & (residual > select(squaring, V(-1), V(tol)));  // a NaN stops
-        SM_UNROLL for (int j = 0; j < n; ++j) {
-            // phi(d) = (1 + d/3 + d^2/18)^3 = e^d + O(d^3): positive, and increasing well beyond |d| = 2
-            const V x = (d[j] - centre) * scale;
-            const V root = F(1) + x * (F(1. / 3) + x * F(1. / 18));
-            d[j] = select(going, root * root * root, V(1));
-        }
-        SM_UNROLL for (int i = 0; i < n; ++i) {
-            SM_UNROLL for (int j = 0; j < n; ++j) T[i * n + j] *= d[j];
-            const V missing = one_minus_sum<N>(T + i * n, 1, n);
-            const V r = select(going, missing * reciprocal(F(1) - missing), V(0));
-            SM_UNROLL for (int j = 0; j < n; ++j) T[i * n + j] += T[i * n + j] * r;
-        }
-        const Mask<V> more = going & ((size * size > small) | squaring);
-        if (!any(more)) break;
-        active = more;
-
-        // the homotopy: squaring T doubles the inverse temperature
-        const Mask<V> square = going & squaring & (residual < S::balanced);
-        if (any(square)) {
-            SM_UNROLL for (int i = 0; i < n; ++i) {
-                V s = V(0);
-                V t[room<N>];
-                SM_UNROLL for (int j = 0; j < n; ++j) {
-                    t[j] = T[i * n + j] * T[i * n + j];
-                    s += t[j];
+    Mask<V> active = V(0) < V(1), squared = near, formed = far;  // how the next level's T comes about
+    int steps = 0;
+    for (bool again = false;;) {
+        for (int step = 0; step < S::max_steps; ++step, ++steps) {
+            graph<N>(T, w, n);
+            V least = solve<N>(w, d, n, S::lambda);
+            const Mask<V> weak = active & (least < S::weak);
+            if (any(weak)) {
+                if (order(weak & (matched < F(0.5)))) {
+                    graph<N>(T, w, n);
+                    least = solve<N>(w, d, n, S::lambda);
                 }
-                const V r = reciprocal(s);
-                SM_UNROLL for (int j = 0; j < n; ++j) T[i * n + j] = select(square, t[j] * r, T[i * n + j]);
+                const Mask<V> faint = active & (least < none * F(64));
+                if (any(faint)) {
+                    graph<N>(T, w, n);
+                    disconnect<N>(w, faint, none, n);
+                    none = select(faint, none * F(1.125), none);  // nor may an edge come and go for ever
+                    solve<N>(w, d, n, S::lambda);
+                }
             }
-            k = select(square, k - F(1), k);
+
+            // centre d, then scale it to max |d_j| <= max_step
+            V high = d[0], low = d[0];
+            SM_UNROLL for (int j = 1; j < n; ++j) {
+                high = max(high, d[j]);
+                low = min(low, d[j]);
+            }
+            const V size = (high - low) * F(0.5), centre = (high + low) * F(0.5);
+            const V scale = select(size > S::max_step, S::max_step * rough_reciprocal(size), V(1));
+            SM_UNROLL for (int j = 0; j < n; ++j) d[j] = (d[j] - centre) * scale;
+
+            // the homotopy's next level, once no step need be shortened at this one
+            const Mask<V> above = active & (k > F(0)), descend = above & (size < S::max_step);
+            const bool any_above = any(above);
+            if (any_far && any_above) potentials.step(d, n);
+
+            // matrices that have converged stay as they are, to the bit
+            SM_UNROLL for (int j = 0; j < n; ++j) {
+                // phi(d) = (1 + d/3 + d^2/18)^3 = e^d + O(d^3): positive, and increasing well beyond |d| = 2
+                const V root = F(1) + d[j] * (F(1. / 3) + d[j] * F(1. / 18));
+                d[j] = select(active, root * root * root, V(1));
+            }
+            SM_UNROLL for (int i = 0; i < n; ++i) {
+                SM_UNROLL for (int j = 0; j < n; ++j) T[i * n + j] *= d[j];
+                const V missing = one_minus_sum<N>(T + i * n, 1, n);
+                const V r = select(active, missing * reciprocal(F(1) - missing), V(0));
+                SM_UNROLL for (int j = 0; j < n; ++j) T[i * n + j] += T[i * n + j] * r;
+            }
+            const Mask<V> more = active & ((size * size > small) | (k > F(0)));  // a NaN stops
+            if (!any(more)) break;
+            active = more;
+
+            if (any_above && any(descend)) {
+                k = select(descend, k - F(1), k);
+                square<N>(T, descend & squared, n);
+                if (any_far && any(descend & formed)) {
+                    graph<N>(T, w, n);
+                    potentials.descend(R, k, descend & formed, T, n, [&](int j, int l) { return select(w[j < l ? j * n + l : l * n + j] < S::none, V(0), V(1)); });
+                }
+            }
         }
+        if (!any_far || again) break;
+        // Logits whose sums tie, or nearly, through more digits than the potentials have: once more by squares, which find a doubly stochastic
+        // matrix whatever the logits are.
+        V residual = V(0);
+        for (int j = 0; j < n; ++j) residual += abs(one_minus_sum<N>(T + j, n, n));
+        active = far & (V(0) < select(residual < F(1e-3), V(0), V(1)));
+        if (!any(active)) break;
+        again = true;
+        squared = active;
+        formed = active & (V(1) < V(0));
+        none = V(S::none);
+        first_level<N>(R, k, active, S::reach, T, n);
     }
-    polish<N>(T, n);
-    return step + 1;
+    if (!in_order) restore_rows<N>(origin, T, n);
+    polish<N>(T, R, n);
+    return steps + 1;
 }
 
 }  // namespace streammix::SM_ISA

@@ -1,25 +1,25 @@
 // Gradient of the Birkhoff projection by implicit differentiation: from T and the incoming gradient G alone.
 //
-//     L w = b,   b_j = sum_k F_jk,   F_jk = sum_i T_ij T_ik (G_ij - G_ik)
+//     L w = sum of the flows F,   F_jk = sum_i T_ij T_ik (G_ij - G_ik)
 //     D_ij = T_ij sum_k T_ik ((G_ij - G_ik) - (w_j - w_k))
 //
 // Differences come first and every product carries its small factors, so D keeps its digits next to a vertex of the polytope. Its
 // rows and columns sum to zero.
+//
+// Row and column potentials in G change nothing, so where they are most of it, the solution's are taken off with their rounding errors, and what is
+// left, which is as small as D, is worked on once more.
 #pragma once
 
-#include "laplacian.h"
+#include "flows.h"
 
 namespace streammix::SM_ISA {
 
-// In: T and G. Out: D in place of G. w: room for n*n numbers.
+// w: the weights and the flows, then x: the potentials
 template <int N, class V>
-SM_FN void project_backward(const V* T, V* G, V* w, int n_) {
+SM_FN void column_potentials(const V* T, const V* G, V* w, V* x, int n_) {
     using F = Scalar<V>;
     const int n = size<N>(n_);
-    constexpr F lambda = sizeof(F) == 4 ? F(1e-9) : F(1e-18);
-
-    V x[room<N>];
-    SM_UNROLL for (int j = 0; j < n; ++j) x[j] = V(0);
+    constexpr F lambda = sizeof(F) == 4 ? F(1e-35) : F(1e-150);
     SM_UNROLL for (int j = 0; j < n; ++j)
         SM_UNROLL for (int k = j + 1; k < n; ++k) {
             V weight = V(0), flow = V(0);
@@ -29,21 +29,60 @@ SM_FN void project_backward(const V* T, V* G, V* w, int n_) {
                 flow += t * (G[i * n + j] - G[i * n + k]);
             }
             w[j * n + k] = weight;
-            x[j] += flow;
-            x[k] -= flow;
+            w[k * n + j] = flow;
         }
     solve<N>(w, x, n, lambda);
+}
 
-    SM_UNROLL for (int i = 0; i < n; ++i) {
-        V D[room<N>];
-        SM_UNROLL for (int j = 0; j < n; ++j) D[j] = V(0);
-        SM_UNROLL for (int j = 0; j < n; ++j)
-            SM_UNROLL for (int k = j + 1; k < n; ++k) {
-                const V t = T[i * n + j] * T[i * n + k] * ((G[i * n + j] - G[i * n + k]) - (x[j] - x[k]));
-                D[j] += t;
-                D[k] -= t;
+// G_ij - x_j less that of the row's largest entry of T, in the matrices `where`
+template <int N, class V>
+[[gnu::noinline]] void take_off(const V* T, V* G, const V* x, Mask<V> where, int n_) {
+    const int n = size<N>(n_);
+    for (int i = 0; i < n; ++i) {
+        V high[room<N>], low[room<N>];
+        V most = V(-1), top = V(0), rest = V(0);
+        for (int j = 0; j < n; ++j) {
+            const V g = G[i * n + j];
+            high[j] = g - x[j];
+            const V back = high[j] - g;
+            low[j] = (g - (high[j] - back)) - (x[j] + back);
+            const Mask<V> more = T[i * n + j] > most;
+            most = select(more, T[i * n + j], most);
+            top = select(more, high[j], top);
+            rest = select(more, low[j], rest);
+        }
+        for (int j = 0; j < n; ++j) G[i * n + j] = select(where, (high[j] - top) + (low[j] - rest), G[i * n + j]);
+    }
+}
+
+// In: T and G, which is lost. Out: D. w: room for n*n numbers.
+template <int N, class V>
+SM_FN void project_backward(const V* T, V* G, V* D, V* w, int n_) {
+    using F = Scalar<V>;
+    const int n = size<N>(n_);
+    V x[room<N>];
+    for (bool again = false;; again = true) {
+        column_potentials<N>(T, G, w, x, n);
+        V most = V(0), left = V(0);
+        SM_UNROLL for (int i = 0; i < n; ++i) {
+            V row[room<N>];
+            SM_UNROLL for (int j = 0; j < n; ++j) row[j] = V(0);
+            SM_UNROLL for (int j = 0; j < n; ++j)
+                SM_UNROLL for (int k = j + 1; k < n; ++k) {
+                    const V t = T[i * n + j] * T[i * n + k], off = t * (x[j] - x[k]);
+                    const V e = t * (G[i * n + j] - G[i * n + k]) - off;
+                    most = max_abs(most, off);
+                    row[j] += e;
+                    row[k] -= e;
+                }
+            SM_UNROLL for (int j = 0; j < n; ++j) {
+                left = max_abs(left, row[j]);
+                D[i * n + j] = row[j];
             }
-        SM_UNROLL for (int j = 0; j < n; ++j) G[i * n + j] = D[j];
+        }
+        const Mask<V> lost = left < most * F(1. / 128);
+        if (again || !any(lost)) break;
+        take_off<N>(T, G, x, lost, n);
     }
 }
 

@@ -8,7 +8,7 @@
 #pragma once
 
 #include "number.h"
-#include "laplacian.h"
+#include "size.h"
 #include "recipes.h"
 
 namespace streammix::SM_ISA {

@@ -10,7 +10,7 @@
 
 #include <type_traits>
 
-#include "laplacian.h"
+#include "size.h"
 #include "traffic.h"
 #include "transpose.h"
 

@@ -6,71 +6,164 @@ potentials leaves a convex dual in the column potentials b (arXiv 2606.07574, Se
     f(b) = sum_i logsumexp_j(R_ij + b_j) - sum_j b_j,   T = row-softmax(R + b),   c = column sums of T
     gradient c - 1,   Hessian diag(c) - T'T = Laplacian of the graph with weights W_jk = sum_i T_ij T_ik
 
-Newton's method here keeps T itself as its state (rows always sum to one), so nothing is ever lost to a large logit.
+As the rows of T sum to one, 1 - c_j = sum_k g_jk with the flows g_jk = T_jk - T_kj, whose noise is as small as they are
+once the rows are in an order that puts large entries on the diagonal. Newton's method keeps T itself as its state, and
+never forms c - 1.
+
+Nothing here depends on values: every matrix of the batch takes the same steps, at most MAX_STEPS of them (twice that
+where sums of huge logits tie), and the host looks every CHECK steps whether any is still going.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from . import laplacian
+from . import flows, levels, matching
 
-NEARLY_BALANCED = 0.5  # sum_j |c_j - 1| below which doubling the logits is safe
-MAX_ROW_RANGE = 8.0  # max - min within a row up to which Newton starts directly
+REACH = 8.0  # logits further apart than this (in a row) go through the homotopy
+PASSES = 3  # Sinkhorn passes before the first Newton step
 MAX_STEP = 2.0  # largest change of a potential in one step
+WEAK = 1 / 64  # columns coupled by less: the order of the rows matters
+CHECK = 4  # steps between two looks of the host
+MAX_STEPS = {torch.float32: 640, torch.float64: 4800}  # several for each of the at most 128 or 1024 levels
+#: Two columns coupled by less are not: entries that are zero in the format would have to balance them.
+NONE = {torch.float32: 1e-24, torch.float64: 1e-60}
+GROUND = {torch.float32: 1e-35, torch.float64: 1e-150}
 
 
-def default_tolerance(n: int, dtype: torch.dtype) -> float:
-    """sum_j |c_j - 1| at which the iteration stops: twice the rounding error of n column sums."""
-    return 2 * n * torch.finfo(dtype).eps
+def last_step(tol: float | None, n: int, dtype: torch.dtype) -> float:
+    """max |d|^2 of the last step. Steps converge quadratically, so it leaves errors of about eps, and sum |c - 1| below
+    tol."""
+    return max(4 * torch.finfo(dtype).eps, 2 * min(tol or 0.0, 0.5) / n)
 
 
 def birkhoff(logits: Tensor, tol: float | None = None) -> Tensor:
-    """(..., n, n) -> (..., n, n), the projection; a matrix with a non-finite logit becomes NaN."""
+    """(..., n, n) -> (..., n, n), the projection. -inf is a mask; a matrix without a solution becomes NaN."""
     n = logits.shape[-1]
     R = logits.to(torch.promote_types(logits.dtype, torch.float32)).reshape(-1, n, n)
-    finite = R.isfinite().all(-1).all(-1)[:, None, None]
-    T = _newton(torch.where(finite, R, 0), max(tol or 0.0, default_tolerance(n, R.dtype)))
-    T = _rows(T / T.sum(-2, keepdim=True))  # one Sinkhorn pass: to rounding level
-    return torch.where(finite, T, torch.nan).reshape(logits.shape).to(logits.dtype)
+    masked = R.isneginf()
+    sound = (masked | R.isfinite()).flatten(1).all(-1)
+    if R.numel() and bool(masked.any()):
+        sound = sound & (~masked.flatten(1).any(-1) | matching.has_total_support(~masked))
+    R = torch.where(sound[:, None, None], R, 0)
+    small = last_step(tol, n, R.dtype)
+    T = _project(R, small)
+    T = T + T * (1 - T.sum(-2, keepdim=True))  # one Sinkhorn pass: to rounding level
+    T = T / T.sum(-1, keepdim=True)
+    return torch.where(sound[:, None, None], T, torch.nan).reshape(logits.shape).to(logits.dtype)
 
 
-def _newton(R: Tensor, tol: float) -> Tensor:
-    T, doublings = _start(R)
-    result, index = torch.empty_like(T), torch.arange(len(T), device=T.device)
-    limit = 64 + 4 * int(doublings.max()) if len(T) else 0
-    for _ in range(limit):
-        c = T.sum(-2)
-        error = (c - 1).abs().sum(-1)
-        done = (error <= tol) & (doublings == 0)
-        result[index[done]] = T[done]
-        T, c, error, doublings, index = (t[~done] for t in (T, c, error, doublings, index))
-        if not len(T):
-            break
-        T = _rows(T * _step(T, c).exp().unsqueeze(-2))
-        # Homotopy: T is nearly the solution at half the inverse temperature; T squared, at the full one.
-        double = (error < NEARLY_BALANCED) & (doublings > 0)
-        T = torch.where(double[:, None, None], _rows(T * T), T)
-        doublings = doublings - double.int()
-    result[index] = T
-    return result
+@dataclass
+class _State:
+    """R, T with rows in `order` (B, n); b: the column potentials of T; k (B,): levels still to go; `none` (B, 1, 1):
+    the weight below which edges are taken out."""
+
+    R: Tensor
+    T: Tensor
+    b: levels.Threefold
+    k: Tensor
+    order: Tensor
+    none: Tensor
+
+    def permute(self, order: Tensor) -> None:
+        index = order.unsqueeze(-1).expand_as(self.R)
+        self.R, self.T = self.R.gather(1, index), self.T.gather(1, index)
+        self.order = self.order.gather(1, order)
 
 
-def _start(R: Tensor) -> tuple[Tensor, Tensor]:
-    """Row-softmax of R / 2^k and k, the smallest k >= 0 that brings every row range to MAX_ROW_RANGE or below."""
-    half_range = (R.amax(-1) / 2 - R.amin(-1) / 2).amax(-1)  # halved first: the range itself may overflow
-    doublings = torch.frexp(half_range / (MAX_ROW_RANGE / 2)).exponent.clamp(min=0)
-    return torch.softmax(torch.ldexp(R, -doublings[:, None, None]), -1), doublings
+def _project(R: Tensor, small: float) -> Tensor:
+    B, n, _ = R.shape
+    k = _levels(R)
+    index = torch.arange(n, device=R.device).expand(B, n)
+    none = R.new_full((B, 1, 1), NONE[R.dtype])
+    zero = levels.zero(R[:, 0])
+    state = _State(R, levels.matrix(R, k, zero), zero, k, index, none)
+    everything = torch.ones(B, dtype=torch.bool, device=R.device)
+    for _ in range(PASSES):
+        _move(state, -state.T.sum(-2).log(), everything)
+    _newton(state, small, everything, formed=True)
+    # Logits whose sums tie, or nearly, through more digits than the potentials have: once more by squares, which find a
+    # doubly stochastic matrix whatever the logits are.
+    failed = ~((state.T.sum(-2) - 1).abs().sum(-1) < 1e-3) & (k > 0)
+    if B and bool(failed.any()):
+        again = levels.matrix(state.R, k, zero)
+        state.T = torch.where(failed[:, None, None], again, state.T)
+        state.k = torch.where(failed, k, state.k)
+        state.none = none
+        _newton(state, small, failed, formed=False)
+    return torch.empty_like(R).scatter(1, state.order.unsqueeze(-1).expand_as(R), state.T)
 
 
-def _step(T: Tensor, c: Tensor) -> Tensor:
-    """The Newton step -H^-1 (c - 1), centred, and shortened so that no potential moves by more than MAX_STEP."""
-    d = laplacian.solve(T.mT @ T, 1 - c, torch.finfo(T.dtype).eps)
-    d = d - d.mean(-1, keepdim=True)
-    return d * (MAX_STEP / d.abs().amax(-1, keepdim=True).clamp(min=MAX_STEP))
+def _levels(R: Tensor) -> Tensor:
+    """k, the smallest >= 0 for which no row of R / 2^k ranges over more than REACH (masked logits left out)."""
+    low = torch.where(R.isneginf(), torch.inf, R).amin(-1)
+    half_range = (R.amax(-1) / 2 - low / 2).amax(-1)  # halved first: the range itself may overflow
+    return torch.frexp(half_range / (REACH / 2)).exponent.clamp(min=0)
 
 
-def _rows(T: Tensor) -> Tensor:
-    return T / T.sum(-1, keepdim=True)
+def _move(state: _State, d: Tensor, where: Tensor) -> None:
+    """T_ij *= e^d_j, rows normalised; matrices elsewhere stay as they are, to the bit."""
+    T = state.T * d.exp().unsqueeze(-2)
+    state.T = torch.where(where[:, None, None], T / T.sum(-1, keepdim=True), state.T)
+    state.b = levels.add(state.b, d / levels.UNIT)
+
+
+def _graph(T: Tensor) -> tuple[Tensor, Tensor]:
+    return T.mT @ T, T - T.mT
+
+
+def _newton(state: _State, small: float, active: Tensor, formed: bool) -> None:
+    """Steps in the `active` matrices. formed: the next level's T comes from the logits; else it is T squared."""
+    dtype, n = state.R.dtype, state.R.shape[-1]
+    if not len(active):
+        return
+    rows = torch.arange(n, device=active.device).expand(len(active), n)
+    matched = torch.zeros_like(active)
+    for step in range(MAX_STEPS[dtype]):
+        W, g = _graph(state.T)
+        d, least = flows.solve(W, g, GROUND[dtype])
+        disordered = state.T.diagonal(dim1=-2, dim2=-1).amin(-1) < 0.5 / n**2
+        wanting = active & ~matched & disordered & (least < WEAK)
+        if step % CHECK == 0:
+            going, unmatched, above = torch.stack(
+                [active.any(), wanting.any(), (active & (state.k > 0)).any()]
+            ).tolist()
+            if not going:
+                return
+            if unmatched:
+                best = matching.best(-state.T.clamp(min=torch.finfo(dtype).tiny).log())
+                state.permute(torch.where(wanting.unsqueeze(-1), best, rows))
+                matched = matched | (wanting & (state.k == 0))
+                wanting = torch.zeros_like(wanting)
+                W, g = _graph(state.T)
+        faint = (active & (least < 64 * state.none.flatten()))[:, None, None]
+        out = faint & (state.none > W)
+        state.none = torch.where(faint, 1.125 * state.none, state.none)  # nor may an edge come and go for ever
+        d, _ = flows.solve(W.masked_fill(out, 0), g.masked_fill(out, 0), GROUND[dtype])
+        d = d - (d.amax(-1, keepdim=True) + d.amin(-1, keepdim=True)) / 2
+        size = d.abs().amax(-1)
+        d = d * (MAX_STEP / size.clamp(min=MAX_STEP)).unsqueeze(-1)
+        _move(state, torch.where(active.unsqueeze(-1), d, 0), active)
+        # an order still wanted is noise in d, however small
+        still = active & ((size**2 > small) | (state.k > 0) | wanting)
+        if above:
+            _descend(state, active & (state.k > 0) & (size < MAX_STEP), formed)
+        active = still
+
+
+def _descend(state: _State, where: Tensor, formed: bool) -> None:
+    """The homotopy's next level, once no step need be shortened at the last one."""
+    state.k = state.k - where.int()
+    below = levels.double(state.b, (state.T.mT @ state.T) >= NONE[state.T.dtype])
+    if formed:
+        T = levels.matrix(state.R, state.k, below)
+    else:
+        T = state.T**2
+        T = T / T.sum(-1, keepdim=True)
+    state.T = torch.where(where[:, None, None], T, state.T)
+    b0, b1, b2 = (torch.where(where[:, None], new, old) for new, old in zip(below, state.b))
+    state.b = b0, b1, b2
 
 
 def birkhoff_backward(grad: Tensor, T: Tensor) -> Tensor:
@@ -82,13 +175,23 @@ def birkhoff_backward(grad: Tensor, T: Tensor) -> Tensor:
 def centred(G: Tensor, T: Tensor) -> Tensor:
     """E_ij = G_ij - v_i - w_j, the v and w for which every row and column of T o E sums to zero. (..., n, n) each.
 
-    w solves L w = column sums of T o (G - row means of G), v_i is the row mean of G - w (means weighted by T).
+    w solves L w = sums of the flows F_jk = sum_i T_ij T_ik (G_ij - G_ik), and v_i is the row mean of G - w (weighted by
+    T). Twice: what is left of G after the first is as small as E, so the second loses no digits where G was nearly
+    v 1' + 1 w'.
     """
-    w = laplacian.solve(T.mT @ T, (T * _minus_row_mean(G, T)).sum(-2), torch.finfo(T.dtype).eps / 128)
-    return _minus_row_mean(G - w.unsqueeze(-2), T)
+    largest = T.argmax(-1, keepdim=True)
+    w = _potentials(G, T).unsqueeze(-2)
+    high, low = levels.two_sum(G, -w)
+    left = (high - high.gather(-1, largest)) + (low - low.gather(-1, largest))
+    w = _potentials(left, T)
+    # sum_k T_ik ((G_ij - G_ik) - (w_j - w_k)): differences first, so that nothing cancels next to a vertex
+    E = [
+        ((g.unsqueeze(-1) - left) - (x.unsqueeze(-1) - w).unsqueeze(-2)) for g, x in zip(left.unbind(-1), w.unbind(-1))
+    ]
+    return torch.stack([(T * e).sum(-1) for e in E], -1)
 
 
-def _minus_row_mean(G: Tensor, T: Tensor) -> Tensor:
-    """sum_k T_ik (G_ij - G_ik): differences first, so that nothing cancels when T is next to a vertex."""
-    columns = zip(T.split(1, -1), G.split(1, -1))
-    return torch.stack([weight * (G - other) for weight, other in columns]).sum(0)
+def _potentials(G: Tensor, T: Tensor) -> Tensor:
+    columns = zip(G.unbind(-1), T.unbind(-1))
+    F = [((T * (g.unsqueeze(-1) - G)) * t.unsqueeze(-1)).sum(-2) for g, t in columns]
+    return flows.solve(T.mT @ T, torch.stack(F, -2), GROUND[T.dtype])[0]
