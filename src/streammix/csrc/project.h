@@ -21,7 +21,7 @@ struct Settings {
     static constexpr F few = 4;           // so many levels are squarings of T, which cost as many bits of it; more are formed from the logits
     static constexpr int passes = 3;      // Sinkhorn passes before the first Newton step
     static constexpr F max_step = 2;      // largest |d_j|
-    static constexpr F weak = 1. / 64;    // a pivot below it: the order of the rows matters
+    static constexpr F weak = 1. / 64;    // a pivot below it: the order of the rows matters; eight times it for n > 4, whose errors add up
     static constexpr F none = sizeof(F) == 4 ? 1e-24 : 1e-60;  // two columns coupled by less are not: they would be balanced by entries that
                                                                 // are zero in this format, and drift
     static constexpr F lambda = sizeof(F) == 4 ? 1e-35 : 1e-150;  // what keeps the pivot of an unconnected one from zero
@@ -222,7 +222,7 @@ SM_FN int project(V* R, V* T, V* w, int n_, Scalar<V> small) {
     const auto order = [&](Mask<V> which) __attribute__((always_inline)) {
         V diagonal = T[0];
         SM_UNROLL for (int j = 1; j < n; ++j) diagonal = min(diagonal, T[j * n + j]);
-        const Mask<V> wanted = which & (diagonal < F(0.5) / F(n * n));
+        const Mask<V> wanted = which & (diagonal < F(0.5) / F(n));
         if (!any(wanted)) return false;
         if (in_order) SM_UNROLL for (int i = 0; i < n; ++i) origin[i] = V(F(i));
         in_order = false;
@@ -239,7 +239,7 @@ SM_FN int project(V* R, V* T, V* w, int n_, Scalar<V> small) {
         for (int step = 0; step < S::max_steps; ++step, ++steps) {
             graph<N>(T, w, n);
             V least = solve<N>(w, d, n, S::lambda);
-            const Mask<V> weak = active & (least < S::weak);
+            const Mask<V> weak = active & (least < S::weak * (N > 0 && N <= 4 ? 1 : 8));
             if (any(weak)) {
                 if (order(weak & (matched < F(0.5)))) {
                     graph<N>(T, w, n);
