@@ -1,8 +1,8 @@
 """The projection and its gradient to 50 digits and more, by the textbook's way: Newton's method on the dual, with LU.
 
 Slow, and sharing nothing with the library: column potentials b minimise sum_i log sum_j e^(R_ij + b_j) - sum_j b_j.
-With T = row-softmax(R + b) its gradient is the column sums of T less one, and its Hessian diag(T'1) - T'T. Groups of columns
-coupled by less than RIDGE keep their distance.
+With T = row-softmax(R + b) its gradient is the column sums of T less one, and its Hessian diag(T'1) - T'T. Groups of
+columns coupled by less than RIDGE keep their distance.
 """
 
 from mpmath import mp, mpf
