@@ -1,7 +1,10 @@
 // Logits that range far, or are masked: the homotopy's levels.
 //
-// At level k the problem is that of R / 2^k. Its potentials b, doubled, are the start at level k - 1, where T is formed afresh from the logits:
-// so an entry is as accurate as the logits it depends on, at any level. -inf is a mask: its entry is zero at every level.
+// At level k the problem is that of R / 2^k. Its solution squared, rows normalised, is the start at level k - 1; but its errors double with it, and
+// from `few` levels on the result has to be accurate for what it is formed from: the potentials b, doubled from level to level, and the logits.
+//   - up to `many` levels, T is formed once, at the last one, and potentials of one number will do: their errors move the start a little;
+//   - beyond, at every level, with potentials of three.
+// -inf is a mask: its entry is zero at every level.
 #pragma once
 
 #include "matching.h"
@@ -35,23 +38,51 @@ SM_FN Threefold<V> sum(Threefold<V> a, V b) {
     return {s0, s1, e2};
 }
 
-// e^(unit (x + error)), x <= 0: with log2 e too in two parts, so that no digit is lost to a large x
+// e^(unit (x + error)), x <= 0, and zero where that is not normal: with log2 e too in two parts, so that no digit is lost to a large x
 template <class V>
 SM_FN V exp_of_units(V x, V error) {
     using F = Scalar<V>;
+    constexpr F least = (sizeof(F) == 4 ? F(-87) : F(-708)) / unit<F>;
+    const Mask<V> nothing = x < V(least);
+    x = select(nothing, V(0), x);
+    error = select(nothing, V(0), error);
     constexpr F log2_e = F(1.4426950408889634);
     constexpr F rest = F(1.4426950408889634 - double(log2_e) + 2.0355273740931033e-17);
     const V scaled = x * unit<F>, k = round_even(scaled * log2_e);
-    return times_power_of_two(exp2((scaled * log2_e - k) + (scaled * rest + error * (unit<F> * log2_e)), V(1)), k);
+    return select(nothing, V(0), times_power_of_two(exp2((scaled * log2_e - k) + (scaled * rest + error * (unit<F> * log2_e)), V(1)), k));
 }
 
-// T = row-softmax(R / 2^k + b) in the matrices `where`; b in units of 256. Only differences are rounded, whether the logits are large by
-// their rows or by their columns.
+// T = row-softmax(R / 2^k + b) in the matrices `where`; b in units of 256. Of R and b that are known, nothing but the results is rounded:
+// x_ij = R_ij / 2^k + b_j, and its difference to the row's largest, come with their errors.
 template <int N, class V>
-SM_FN void at_level(const V* R, V k, const Threefold<V>* b, Mask<V> where, V* T, int n_) {
+[[gnu::noinline]] void form(const V* R, V k, const V* b, Mask<V> where, V* T, int n_) {
     using F = Scalar<V>;
     const int n = size<N>(n_);
-    constexpr F cut = (sizeof(F) == 4 ? F(-87) : F(-708)) / unit<F>;  // e^x is normal above it, and zero below
+    const V least(-Format<F>::max), none(F(0)), scale = times_power_of_two(V(1 / unit<F>), -k);
+    for (int i = 0; i < n; ++i) {
+        V x[room<N>], rest[room<N>];
+        V top = least, total = none;
+        for (int j = 0; j < n; ++j) {
+            const Mask<V> masked = R[i * n + j] < least;
+            x[j] = select(masked, least, sum(select(masked, none, R[i * n + j]) * scale, b[j], rest[j]));
+            top = max(x[j], top);
+        }
+        for (int j = 0; j < n; ++j) {
+            V error;
+            const V below = sum(x[j], -top, error);
+            x[j] = exp_of_units(below, error + rest[j]);
+            total += x[j];
+        }
+        const V r = reciprocal(total);
+        for (int j = 0; j < n; ++j) T[i * n + j] = select(where, x[j] * r, T[i * n + j]);
+    }
+}
+
+// The same with threefold potentials, which takes four times as long
+template <int N, class V>
+[[gnu::noinline]] void form(const V* R, V k, const Threefold<V>* b, Mask<V> where, V* T, int n_) {
+    using F = Scalar<V>;
+    const int n = size<N>(n_);
     const V least(-Format<F>::max), none(F(0));
     for (int i = 0; i < n; ++i) {
         Threefold<V> x[room<N>];
@@ -70,8 +101,7 @@ SM_FN void at_level(const V* R, V k, const Threefold<V>* b, Mask<V> where, V* T,
             const Threefold<V> difference = sum(sum(sum(x[j], -top), -second), -third);
             V error;
             const V below = sum(difference.x[0], difference.x[1], error);
-            const Mask<V> nothing = below < V(cut);
-            x[j].x[0] = select(nothing, none, exp_of_units(select(nothing, none, below), select(nothing, none, error)));
+            x[j].x[0] = exp_of_units(below, error);
             total += x[j].x[0];
         }
         const V r = reciprocal(total);
@@ -121,46 +151,67 @@ template <int N, class V>
     masked = select(far, masked, none);
     if (any(none < masked)) poison += select(none < not_supported<N>(R, masked, n), most + most, none) * F(0);
     const V level = max(exponent(spread * (unit<F> / reach)) + F(1), none);
-    Threefold<V> b[room<N>];
-    for (int j = 0; j < n; ++j) b[j] = {none, none, none};
-    at_level<N>(R, level, b, far, T, n);
+    V b[room<N>];
+    for (int j = 0; j < n; ++j) b[j] = none;
+    form<N>(R, level, b, far, T, n);
     for (int e = 0; e < n * n; ++e) T[e] += select(far, poison, none);
     const Mask<V> solvable = poison < V(1);  // else NaN
     k = select(far, select(solvable, level, none), k);
 }
 
-// Potentials of the far matrices
+// Potentials log v in units of 256, and the forming of T from them
 template <int N, class V>
-struct Potentials {
-    Threefold<V> b[room<N>];  // log v, in units of 256
+class Potentials {
+    V one[room<N>];             // of matrices with some levels,
+    Threefold<V> three[room<N>];  // and of those with many
+    Mask<V> many;
+    bool any_many;
 
-    [[gnu::noinline]] void begin(const V* v, int n_) {
+public:
+    [[gnu::noinline]] void begin(const V* v, Mask<V> many_levels, int n_) {
         const int n = size<N>(n_);
-        for (int j = 0; j < n; ++j) b[j] = {rough_log(v[j]) * (1 / unit<Scalar<V>>), V(0), V(0)};
+        many = many_levels;
+        any_many = any(many);
+        for (int j = 0; j < n; ++j) {
+            one[j] = log(v[j]) * (1 / unit<Scalar<V>>);
+            three[j] = {one[j], V(0), V(0)};
+        }
     }
-    // After T_ij *= phi(d_j):   log phi(d) = d - d^3 / 54 + d^4 / 216 - ...
-    [[gnu::noinline]] void step(const V* d, int n_) {
+    // After T_ij *= e^(d_j)
+    SM_FN void step(const V* d, int n_) {
+        const int n = size<N>(n_);
+        for (int j = 0; j < n; ++j) one[j] += d[j] * (1 / unit<Scalar<V>>);
+        if (any_many) step_three(d, n);
+    }
+    // Those T that are formed on the way from level k + 1 to k
+    SM_FN Mask<V> forms(V k) const { return many | (k < Scalar<V>(1)); }
+
+    // On from level k + 1 to k in the matrices `where`; forms T of those that `formed` says. connected(j, l): as 1, whether T couples columns
+    // j and l.
+    template <class Connected>
+    SM_FN void descend(const V* R, V k, Mask<V> where, Mask<V> formed, V* T, int n_, Connected connected) {
         using F = Scalar<V>;
         const int n = size<N>(n_);
-        for (int j = 0; j < n; ++j) b[j] = sum(b[j], (d[j] + d[j] * d[j] * d[j] * (d[j] * F(1. / 216) - F(1. / 54))) * (1 / unit<F>));
-    }
-    // T at level k, the one below that of which these are the potentials. connected(j, l): as 1, whether T couples columns j and l.
-    template <class Connected>
-    SM_FN void descend(const V* R, V k, Mask<V> where, V* T, int n_, Connected connected) {
-        const int n = size<N>(n_);
+        for (int j = 0; j < n; ++j) one[j] = select(where, one[j] * F(2), one[j]);
+        if (any(formed & !many)) form<N>(R, k, one, formed & !many, T, n);
+        if (!any_many) return;
         if (large(n)) ground(n, connected);
         for (int j = 0; j < n; ++j)
-            for (int part = 0; part < 3; ++part) b[j].x[part] = select(where, b[j].x[part] * Scalar<V>(2), b[j].x[part]);
-        at_level<N>(R, k, b, where, T, n);
+            for (V& part : three[j].x) part = select(where, part * F(2), part);
+        if (any(formed & many)) form<N>(R, k, three, formed & many, T, n);
     }
 
 private:
-    static constexpr Scalar<V> many = 1 << 16;
+    [[gnu::noinline]] void step_three(const V* d, int n) {
+        for (int j = 0; j < n; ++j) three[j] = sum(three[j], d[j] * (1 / unit<Scalar<V>>));
+    }
+
+    static constexpr Scalar<V> far_off = 1 << 16;
 
     bool large(int n_) const {
         V most = V(0);
-        for (int j = 0; j < size<N>(n_); ++j) most = max(abs(b[j].x[0]), most);
-        return any(most > many);
+        for (int j = 0; j < size<N>(n_); ++j) most = max(abs(three[j].x[0]), most);
+        return any(most > far_off);
     }
     // Columns that are no longer coupled keep their distance, and what it is does not matter to the digit: so every group of coupled columns is
     // shifted to where its first one has a potential of one number. Else the digits of that distance, which doubles from level to level, would
@@ -179,11 +230,11 @@ private:
             rest1[j] = rest2[j] = V(0);
             for (int l = 0; l < n; ++l) {
                 const Mask<V> here = abs(first[j] - F(l)) < F(0.5);
-                rest1[j] = select(here & (abs(b[l].x[0]) > many), b[l].x[1], rest1[j]);
-                rest2[j] = select(here & (abs(b[l].x[0]) > many), b[l].x[2], rest2[j]);
+                rest1[j] = select(here & (abs(three[l].x[0]) > far_off), three[l].x[1], rest1[j]);
+                rest2[j] = select(here & (abs(three[l].x[0]) > far_off), three[l].x[2], rest2[j]);
             }
         }
-        for (int j = 0; j < n; ++j) b[j] = sum(sum(b[j], -rest1[j]), -rest2[j]);
+        for (int j = 0; j < n; ++j) three[j] = sum(sum(three[j], -rest1[j]), -rest2[j]);
     }
 };
 

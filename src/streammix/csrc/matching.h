@@ -82,23 +82,31 @@ SM_FN void match_best(const V* T, V* column) {
     }
 }
 
-// n = 4: the best of the six ways to give the first two rows two columns, each in the better of its two orders
+// n = 4: the best of the six ways to give the first two rows two columns, each in the better of its two orders. Two columns a, b go as a + 4 b.
 template <class V>
 SM_FN void match_best4(const V* T, V* column) {
     using F = Scalar<V>;
-    V most = V(-1);
+    V most, upper, lower;
     SM_UNROLL for (int a = 0; a < 4; ++a)
         SM_UNROLL for (int b = a + 1; b < 4; ++b) {
             const int c = a ? 0 : b == 1 ? 2 : 1, e = 6 - a - b - c;  // the other two, c < e
             const V up = T[a] * T[4 + b], down = T[b] * T[4 + a], rest_up = T[8 + c] * T[12 + e], rest_down = T[8 + e] * T[12 + c];
             const V product = max(up, down) * max(rest_up, rest_down);
-            const Mask<V> more = product > most, first = up < down, second = rest_up < rest_down;
-            most = select(more, product, most);
-            column[0] = select(more, select(first, V(F(b)), V(F(a))), a + b == 1 ? V(0) : column[0]);
-            column[1] = select(more, select(first, V(F(a)), V(F(b))), a + b == 1 ? V(1) : column[1]);
-            column[2] = select(more, select(second, V(F(e)), V(F(c))), a + b == 1 ? V(2) : column[2]);
-            column[3] = select(more, select(second, V(F(c)), V(F(e))), a + b == 1 ? V(3) : column[3]);
+            const V first = select(up < down, V(F(b + 4 * a)), V(F(a + 4 * b)));
+            const V second = select(rest_up < rest_down, V(F(e + 4 * c)), V(F(c + 4 * e)));
+            if (a + b == 1) {
+                most = product, upper = first, lower = second;
+            } else {
+                const Mask<V> more = product > most;
+                most = max(product, most);
+                upper = select(more, first, upper);
+                lower = select(more, second, lower);
+            }
         }
+    column[1] = round_even(upper * F(0.25) - F(0.375));
+    column[0] = upper - column[1] * F(4);
+    column[3] = round_even(lower * F(0.25) - F(0.375));
+    column[2] = lower - column[3] * F(4);
 }
 
 // The same for one matrix of any n: a matching through entries of at least t, with t halved from 1 / n until there is one. With sums next to

@@ -108,6 +108,7 @@ struct Bits {
     Ints v;
     friend SM_FN Bits operator&(Bits a, Bits b) { return {a.v & b.v}; }
     friend SM_FN Bits operator|(Bits a, Bits b) { return {a.v | b.v}; }
+    friend SM_FN Bits operator!(Bits a) { return {~a.v}; }
 };
 template <class F, int W>
 struct Simd {
@@ -272,6 +273,7 @@ struct PairMask {
     M a, b;
     friend SM_FN PairMask operator&(PairMask x, PairMask y) { return {x.a & y.a, x.b & y.b}; }
     friend SM_FN PairMask operator|(PairMask x, PairMask y) { return {x.a | y.a, x.b | y.b}; }
+    friend SM_FN PairMask operator!(PairMask x) { return {!x.a, !x.b}; }
     friend SM_FN bool any(PairMask m) { return any(m.a | m.b); }
 };
 template <class V>
@@ -420,13 +422,14 @@ SM_FN V exp2(V x, V c) {
     return times_power_of_two(p, k);
 }
 
-// log x of a normal number to 1e-3, for starting points: that of the power of two, and a cubic for the rest
+// log x of a normal number: that of the power of two, and a cubic for the rest, which is good to 1e-3; then, with x e^-y = 1 + e, y + log(1 + e)
 template <class V>
-SM_FN V rough_log(V x) {
+SM_FN V log(V x) {
     using F = Scalar<V>;
     const V k = exponent(x), m = times_power_of_two(x, -k);
-    const V log2 = k + (F(-2.13623207) + m * (F(3.01116215) + m * (F(-1.02680491) + m * F(0.15270028))));
-    return log2 * F(0.6931471805599453);
+    const V y = (k + (F(-2.13623207) + m * (F(3.01116215) + m * (F(-1.02680491) + m * F(0.15270028))))) * F(0.6931471805599453);
+    const V half = exp(y * F(-0.5)), e = x * half * half - F(1);
+    return y + e * (F(1) - e * (F(0.5) - e * F(1. / 3)));
 }
 
 }  // namespace streammix::SM_ISA

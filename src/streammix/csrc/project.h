@@ -18,7 +18,8 @@ namespace streammix::SM_ISA {
 template <class F>
 struct Settings {
     static constexpr F reach = 8;         // logits further apart than this (in a row) go through the homotopy
-    static constexpr F few = 4;           // so many levels are squarings of T, which cost as many bits of it; more are formed from the logits
+    static constexpr F few = 4;           // so many levels are squarings of T alone, which cost as many bits of it
+    static constexpr F many = 12;         // with more, T is formed from the logits at every level: see homotopy.h
     static constexpr int passes = 3;      // Sinkhorn passes before the first Newton step
     static constexpr F max_step = 2;      // largest |d_j|
     static constexpr F weak = 1. / 64;    // a pivot below it: the order of the rows matters; eight times it for n > 4, whose errors add up
@@ -208,14 +209,14 @@ SM_FN int project(V* R, V* T, V* w, int n_, Scalar<V> small) {
     using S = Settings<F>;
     const int n = size<N>(n_);
     V k = exponentials<N>(R, T, n);
-    const Mask<V> far = k > S::few, near = k < S::few + 1;
+    Mask<V> far = k > S::few, near = !far;
     const bool any_far = any(far);
     if (any_far) first_level<N>(R, k, far, S::reach, T, n);
 
     V d[room<N>];
     start<N>(T, d, n);
     Potentials<N, V> potentials;
-    if (any_far) potentials.begin(d, n);
+    if (any_far) potentials.begin(d, far & (k > S::many), n);
 
     V origin[room<N>], matched = V(0), none = V(S::none);
     bool in_order = true;
@@ -233,7 +234,7 @@ SM_FN int project(V* R, V* T, V* w, int n_, Scalar<V> small) {
     const Mask<V> levels = k > F(0);
     if (any(levels)) order(levels);
 
-    Mask<V> active = V(0) < V(1), squared = near, formed = far;  // how the next level's T comes about
+    Mask<V> active = V(0) < V(1), formed = far;
     int steps = 0;
     for (bool again = false;;) {
         for (int step = 0; step < S::max_steps; ++step, ++steps) {
@@ -273,7 +274,9 @@ SM_FN int project(V* R, V* T, V* w, int n_, Scalar<V> small) {
             SM_UNROLL for (int j = 0; j < n; ++j) {
                 // phi(d) = (1 + d/3 + d^2/18)^3 = e^d + O(d^3): positive, and increasing well beyond |d| = 2
                 const V root = F(1) + d[j] * (F(1. / 3) + d[j] * F(1. / 18));
-                d[j] = select(active, root * root * root, V(1));
+                V factor = root * root * root;
+                if (any_far) factor = select(far, exp(d[j]), factor);
+                d[j] = select(active, factor, V(1));
             }
             SM_UNROLL for (int i = 0; i < n; ++i) {
                 SM_UNROLL for (int j = 0; j < n; ++j) T[i * n + j] *= d[j];
@@ -287,10 +290,13 @@ SM_FN int project(V* R, V* T, V* w, int n_, Scalar<V> small) {
 
             if (any_above && any(descend)) {
                 k = select(descend, k - F(1), k);
-                square<N>(T, descend & squared, n);
-                if (any_far && any(descend & formed)) {
+                if (!any_far) {
+                    square<N>(T, descend, n);
+                } else {
+                    const Mask<V> forms = descend & formed & potentials.forms(k);
+                    square<N>(T, descend & !forms, n);
                     graph<N>(T, w, n);
-                    potentials.descend(R, k, descend & formed, T, n, [&](int j, int l) { return select(w[j < l ? j * n + l : l * n + j] < S::none, V(0), V(1)); });
+                    potentials.descend(R, k, descend, forms, T, n, [&](int j, int l) { return select(w[j < l ? j * n + l : l * n + j] < S::none, V(0), V(1)); });
                 }
             }
         }
@@ -302,8 +308,7 @@ SM_FN int project(V* R, V* T, V* w, int n_, Scalar<V> small) {
         active = far & (V(0) < select(residual < F(1e-3), V(0), V(1)));
         if (!any(active)) break;
         again = true;
-        squared = active;
-        formed = active & (V(1) < V(0));
+        formed = active & !active;
         none = V(S::none);
         first_level<N>(R, k, active, S::reach, T, n);
     }
