@@ -11,16 +11,15 @@
 
 namespace streammix::SM_ISA {
 
-// w[j n + k], j < k: the weight w_jk; w[k n + j]: the flow g_jk. Both are lost. lambda is added to the weights of the last node: groups of
-// nodes that are coupled by less count as unconnected, and keep their place. x: the solution with x_{n-1} = 0, which is as good as any other
-// that differs by a constant. Returns the least pivot: how weakly some group of nodes hangs on the rest.
+// w[j n + k], j < k: the weight w_jk; w[k n + j]: the flow g_jk. Both are lost. x: the solution with x_{n-1} = 0, which is as good
+// as any other that differs by a constant. A node whose pivot is below `tiny` is connected to no later one, and has x = 0 too. Returns the
+// least pivot: how weakly some group of nodes hangs on the rest.
 //
 //     s_p = sum_{k>p} w_pk        w_jk += w_pj w_pk / s_p        g_jk += (g_pk w_pj - g_pj w_pk) / s_p        p = 0 .. n-2;  j, k > p
 //     x_p = (sum_{k>p} g_pk + sum_{k>p} w_pk x_k) / s_p                                                      p = n-2 .. 0
 template <int N, class V>
-SM_FN V solve(V* w, V* x, int n_, Scalar<V> lambda) {
+SM_FN V solve(V* w, V* x, int n_, Scalar<V> tiny) {
     const int n = size<N>(n_);
-    SM_UNROLL for (int j = 0; j < n - 1; ++j) w[j * n + n - 1] += V(lambda);
     V least = V(1);
     SM_UNROLL for (int p = 0; p < n - 1; ++p) {
         V s = w[p * n + p + 1], b = w[(p + 1) * n + p];
@@ -29,7 +28,7 @@ SM_FN V solve(V* w, V* x, int n_, Scalar<V> lambda) {
             b += w[k * n + p];
         }
         least = min(least, s);
-        const V r = reciprocal(s);
+        const V r = select(s < V(tiny), V(0), reciprocal(s));
         V share[room<N>];
         SM_UNROLL for (int k = p + 1; k < n; ++k) share[k] = w[p * n + k] * r;
         SM_UNROLL for (int j = p + 1; j < n; ++j)

@@ -25,7 +25,7 @@ struct Settings {
     static constexpr F weak = 1. / 64;    // a pivot below it: the order of the rows matters; eight times it for n > 4, whose errors add up
     static constexpr F none = sizeof(F) == 4 ? 1e-24 : 1e-60;  // two columns coupled by less are not: they would be balanced by entries that
                                                                 // are zero in this format, and drift
-    static constexpr F lambda = sizeof(F) == 4 ? 1e-35 : 1e-150;  // what keeps the pivot of an unconnected one from zero
+    static constexpr F tiny = sizeof(F) == 4 ? 1e-35 : 1e-150;  // of pivots: see flows.h
     static constexpr int max_steps = sizeof(F) == 4 ? 640 : 4800;  // several for each of the at most 128 or 1024 levels
 };
 
@@ -239,19 +239,19 @@ SM_FN int project(V* R, V* T, V* w, int n_, Scalar<V> small) {
     for (bool again = false;;) {
         for (int step = 0; step < S::max_steps; ++step, ++steps) {
             graph<N>(T, w, n);
-            V least = solve<N>(w, d, n, S::lambda);
+            V least = solve<N>(w, d, n, S::tiny);
             const Mask<V> weak = active & (least < S::weak * (N > 0 && N <= 4 ? 1 : 8));
             if (any(weak)) {
                 if (order(weak & (matched < F(0.5)))) {
                     graph<N>(T, w, n);
-                    least = solve<N>(w, d, n, S::lambda);
+                    least = solve<N>(w, d, n, S::tiny);
                 }
                 const Mask<V> faint = active & (least < none * F(64));
                 if (any(faint)) {
                     graph<N>(T, w, n);
                     disconnect<N>(w, faint, none, n);
                     none = select(faint, none * F(1.125), none);  // nor may an edge come and go for ever
-                    solve<N>(w, d, n, S::lambda);
+                    solve<N>(w, d, n, S::tiny);
                 }
             }
 
@@ -305,7 +305,7 @@ SM_FN int project(V* R, V* T, V* w, int n_, Scalar<V> small) {
         // matrix whatever the logits are.
         V residual = V(0);
         for (int j = 0; j < n; ++j) residual += abs(one_minus_sum<N>(T + j, n, n));
-        active = far & (V(0) < select(residual < F(1e-3), V(0), V(1)));
+        active = far & !(residual < V(n * max(8 * Format<F>::eps, small)));
         if (!any(active)) break;
         again = true;
         formed = active & !active;

@@ -19,7 +19,7 @@ template <int N, class V>
 SM_FN void column_potentials(const V* T, const V* G, V* w, V* x, int n_) {
     using F = Scalar<V>;
     const int n = size<N>(n_);
-    constexpr F lambda = sizeof(F) == 4 ? F(1e-35) : F(1e-150);
+    constexpr F tiny = sizeof(F) == 4 ? F(1e-35) : F(1e-150);
     SM_UNROLL for (int j = 0; j < n; ++j)
         SM_UNROLL for (int k = j + 1; k < n; ++k) {
             V weight = V(0), flow = V(0);
@@ -31,7 +31,7 @@ SM_FN void column_potentials(const V* T, const V* G, V* w, V* x, int n_) {
             w[j * n + k] = weight;
             w[k * n + j] = flow;
         }
-    solve<N>(w, x, n, lambda);
+    solve<N>(w, x, n, tiny);
 }
 
 // G_ij - x_j less that of the row's largest entry of T, in the matrices `where`
@@ -63,15 +63,17 @@ SM_FN void project_backward(const V* T, V* G, V* D, V* w, int n_) {
     V x[room<N>];
     for (bool again = false;; again = true) {
         column_potentials<N>(T, G, w, x, n);
+        SM_UNROLL for (int j = 0; j < n; ++j)
+            SM_UNROLL for (int k = j + 1; k < n; ++k) w[j * n + k] = max(abs(x[j]), abs(x[k]));
         V most = V(0), left = V(0);
         SM_UNROLL for (int i = 0; i < n; ++i) {
             V row[room<N>];
             SM_UNROLL for (int j = 0; j < n; ++j) row[j] = V(0);
             SM_UNROLL for (int j = 0; j < n; ++j)
                 SM_UNROLL for (int k = j + 1; k < n; ++k) {
-                    const V t = T[i * n + j] * T[i * n + k], off = t * (x[j] - x[k]);
-                    const V e = t * (G[i * n + j] - G[i * n + k]) - off;
-                    most = max_abs(most, off);
+                    const V t = T[i * n + j] * T[i * n + k];
+                    const V e = t * ((G[i * n + j] - G[i * n + k]) - (x[j] - x[k]));
+                    most = max(t * w[j * n + k], most);
                     row[j] += e;
                     row[k] -= e;
                 }
@@ -80,7 +82,7 @@ SM_FN void project_backward(const V* T, V* G, V* D, V* w, int n_) {
                 D[i * n + j] = row[j];
             }
         }
-        const Mask<V> lost = left < most * F(1. / 128);
+        const Mask<V> lost = left < most * F(1. / 64);
         if (again || !any(lost)) break;
         take_off<N>(T, G, x, lost, n);
     }

@@ -29,7 +29,7 @@ CHECK = 4  # steps between two looks of the host
 MAX_STEPS = {torch.float32: 640, torch.float64: 4800}  # several for each of the at most 128 or 1024 levels
 #: Two columns coupled by less are not: entries that are zero in the format would have to balance them.
 NONE = {torch.float32: 1e-24, torch.float64: 1e-60}
-GROUND = {torch.float32: 1e-35, torch.float64: 1e-150}
+TINY = {torch.float32: 1e-35, torch.float64: 1e-150}
 
 
 def last_step(tol: float | None, n: int, dtype: torch.dtype) -> float:
@@ -85,7 +85,8 @@ def _project(R: Tensor, small: float) -> Tensor:
     _newton(state, small, everything, formed=True)
     # Logits whose sums tie, or nearly, through more digits than the potentials have: once more by squares, which find a
     # doubly stochastic matrix whatever the logits are.
-    failed = ~((state.T.sum(-2) - 1).abs().sum(-1) < 1e-3) & (k > 0)
+    enough = n * max(8 * torch.finfo(R.dtype).eps, small)
+    failed = ~((state.T.sum(-2) - 1).abs().sum(-1) < enough) & (k > 0)
     if B and bool(failed.any()):
         again = levels.matrix(state.R, k, zero)
         state.T = torch.where(failed[:, None, None], again, state.T)
@@ -122,7 +123,7 @@ def _newton(state: _State, small: float, active: Tensor, formed: bool) -> None:
     matched = torch.zeros_like(active)
     for step in range(MAX_STEPS[dtype]):
         W, g = _graph(state.T)
-        d, least = flows.solve(W, g, GROUND[dtype])
+        d, least = flows.solve(W, g, TINY[dtype])
         disordered = state.T.diagonal(dim1=-2, dim2=-1).amin(-1) < 0.5 / n
         wanting = active & ~matched & disordered & (least < (WEAK if n <= 4 else 8 * WEAK))
         if step % CHECK == 0:
@@ -140,7 +141,7 @@ def _newton(state: _State, small: float, active: Tensor, formed: bool) -> None:
         faint = (active & (least < 64 * state.none.flatten()))[:, None, None]
         out = faint & (state.none > W)
         state.none = torch.where(faint, 1.125 * state.none, state.none)  # nor may an edge come and go for ever
-        d, _ = flows.solve(W.masked_fill(out, 0), g.masked_fill(out, 0), GROUND[dtype])
+        d, _ = flows.solve(W.masked_fill(out, 0), g.masked_fill(out, 0), TINY[dtype])
         d = d - (d.amax(-1, keepdim=True) + d.amin(-1, keepdim=True)) / 2
         size = d.abs().amax(-1)
         d = d * (MAX_STEP / size.clamp(min=MAX_STEP)).unsqueeze(-1)
@@ -194,4 +195,4 @@ def centred(G: Tensor, T: Tensor) -> Tensor:
 def _potentials(G: Tensor, T: Tensor) -> Tensor:
     columns = zip(G.unbind(-1), T.unbind(-1))
     F = [((T * (g.unsqueeze(-1) - G)) * t.unsqueeze(-1)).sum(-2) for g, t in columns]
-    return flows.solve(T.mT @ T, torch.stack(F, -2), GROUND[T.dtype])[0]
+    return flows.solve(T.mT @ T, torch.stack(F, -2), TINY[T.dtype])[0]

@@ -9,25 +9,23 @@ import torch
 from torch import Tensor
 
 
-def solve(W: Tensor, g: Tensor, ground: float) -> tuple[Tensor, Tensor]:
+def solve(W: Tensor, g: Tensor, tiny: float) -> tuple[Tensor, Tensor]:
     """x with sum_k W_jk (x_j - x_k) = sum_k g_jk, and x = 0 at the last node; and the least pivot: how weakly some
     group of nodes hangs on the rest.
 
-    W (..., n, n) symmetric, >= 0, its diagonal ignored; g (..., n, n) antisymmetric. `ground` > 0 is added to the
-    weights of the last node: what keeps the pivot of an unconnected node from zero.
+    W (..., n, n) symmetric, >= 0, its diagonal ignored; g (..., n, n) antisymmetric. A node whose pivot s is below
+    `tiny` is connected to no later one, and has x = 0 too.
 
         s = sum_k>p W_pk,   W_jk += W_pj W_pk / s,   g_jk += (g_pk W_pj - g_pj W_pk) / s     p = 0 .. n-2;  j, k > p
         x_p = (sum_k>p g_pk + sum_k>p W_pk x_k) / s                                          p = n-2 .. 0
     """
-    last = torch.zeros_like(W[..., 0, :])
-    last[..., -1] = ground
     eliminated = []
     least = torch.ones_like(W[..., 0, 0])
     for _ in range(W.shape[-1] - 1):
-        last = last[..., 1:]
-        row, flow = W[..., 0, 1:] + last, g[..., 0, 1:]
+        row, flow = W[..., 0, 1:], g[..., 0, 1:]
         pivot = row.sum(-1, keepdim=True)
         least = torch.minimum(least, pivot.squeeze(-1))
+        pivot = pivot.masked_fill(pivot < tiny, torch.inf)
         share = row / pivot
         eliminated.append((flow.sum(-1, keepdim=True) / pivot, share))
         W = W[..., 1:, 1:] + row.unsqueeze(-1) * share.unsqueeze(-2)
