@@ -1,7 +1,7 @@
 # make demo   train and compare small models, write the report
 # make test   lint, types and the test suite, all but the sanitizers
 # make sanitize  the C++ under AddressSanitizer and UBSan; SANITIZE=long for every instruction set and a longer corpus
-# make bench  accuracy and run time of the projection, time and memory of a site; renews the figures and pictures in docs
+# make bench  accuracy, digits and run time of the projection, time and memory of a site; renews the figures and pictures in docs
 # make wheel  one wheel for all Pythons and torches, in dist/
 # All create .venv first; a second run finds it ready.
 PYTHON ?= python3
@@ -41,6 +41,7 @@ sanitize: $(READY)
 
 bench: $(READY)
 	$(BIN)/streammix bench --json docs/bench.json --plot docs/images/projection.svg
+	$(BIN)/streammix bench --suite digits --json docs/bench-digits.json --plot docs/images/digits.svg
 	$(BIN)/streammix bench --suite site --json docs/bench-site.json --plot docs/images/site.svg
 
 wheel: $(PACKAGES)

@@ -97,7 +97,7 @@ MISTAKES = {
     "bench --only everything": "no part 'everything'; accepted: accuracy, ",
     "bench --n 0": "integers >= 1",
     "bench --suite site --batch 8": "--batch: suite 'site' does not take it",
-    "bench --suite sites": "accepted: projection, site",
+    "bench --suite sites": "accepted: projection, digits, site",
     "nonsense": "nonsense",
 }
 

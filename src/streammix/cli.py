@@ -137,15 +137,16 @@ def bench(
     suite: Annotated[
         str,
         typer.Option(
-            help="projection: how exact it is, and how fast against truncated Sinkhorn. site: what hyper-connections"
-            " cost in time and memory against a plain residual."
+            help="projection: how exact it is, and how fast against truncated Sinkhorn. digits: how many of every"
+            " entry are right, against the logits' gap. site: what hyper-connections cost in time and memory against a"
+            " plain residual."
         ),
     ] = "projection",
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="A part; may be repeated. Left out: all. projection: accuracy, memory, speed, sizes, scales. site:"
-            " streams, site, step, decoding, memory."
+            help="A part; may be repeated. Left out: all. projection: accuracy, memory, speed, sizes, scales. digits:"
+            " digits. site: streams, site, step, decoding, memory."
         ),
     ] = None,
     n: Annotated[

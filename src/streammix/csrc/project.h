@@ -22,7 +22,7 @@ struct Settings {
     static constexpr F many = 12;         // with more, T is formed from the logits at every level: see homotopy.h
     static constexpr int passes = 3;      // Sinkhorn passes before the first Newton step
     static constexpr F max_step = 2;      // largest |d_j|
-    static constexpr F weak = 1. / 64;    // a pivot below it: the order of the rows matters; eight times it for n > 4, whose errors add up
+    static constexpr F weak = 1. / 32;    // a pivot below it: the order of the rows matters; four times it for n > 4, whose errors add up
     static constexpr F none = sizeof(F) == 4 ? 1e-24 : 1e-60;  // two columns coupled by less are not: they would be balanced by entries that
                                                                 // are zero in this format, and drift
     static constexpr F tiny = sizeof(F) == 4 ? 1e-35 : 1e-150;  // of pivots: see flows.h
@@ -240,7 +240,7 @@ SM_FN int project(V* R, V* T, V* w, int n_, Scalar<V> small) {
         for (int step = 0; step < S::max_steps; ++step, ++steps) {
             graph<N>(T, w, n);
             V least = solve<N>(w, d, n, S::tiny);
-            const Mask<V> weak = active & (least < S::weak * (N > 0 && N <= 4 ? 1 : 8));
+            const Mask<V> weak = active & (least < S::weak * (N > 0 && N <= 4 ? 1 : 4));
             if (any(weak)) {
                 if (order(weak & (matched < F(0.5)))) {
                     graph<N>(T, w, n);

@@ -55,7 +55,7 @@ def bench(
     """Measure, print tables as they are ready, and write JSON and plot where asked for.
 
     Args:
-        name: "projection" or "site".
+        name: "projection", "digits" or "site".
         options: values for fields of the suite's settings; what is not given keeps its default.
         threads: CPU threads; None: torch's choice.
         only: names of the parts wanted; empty: all.
@@ -112,10 +112,12 @@ def _suite(name: str) -> Suite:
     match name:
         case "projection":
             from .projection.suite import SUITE
+        case "digits":
+            from .digits.suite import SUITE
         case "site":
             from .site.suite import SUITE
         case _:
-            raise LabError(f"--suite: there is no suite {name!r}; accepted: projection, site")
+            raise LabError(f"--suite: there is no suite {name!r}; accepted: projection, digits, site")
     return SUITE
 
 

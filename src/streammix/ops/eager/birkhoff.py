@@ -24,7 +24,7 @@ from . import flows, levels, matching
 REACH = 8.0  # logits further apart than this (in a row) go through the homotopy
 PASSES = 3  # Sinkhorn passes before the first Newton step
 MAX_STEP = 2.0  # largest change of a potential in one step
-WEAK = 1 / 64  # columns coupled by less: the order of the rows matters; eight times it for n > 4, whose errors add up
+WEAK = 1 / 32  # columns coupled by less: the order of the rows matters; four times it for n > 4, whose errors add up
 CHECK = 4  # steps between two looks of the host
 MAX_STEPS = {torch.float32: 640, torch.float64: 4800}  # several for each of the at most 128 or 1024 levels
 #: Two columns coupled by less are not: entries that are zero in the format would have to balance them.
@@ -125,7 +125,7 @@ def _newton(state: _State, small: float, active: Tensor, formed: bool) -> None:
         W, g = _graph(state.T)
         d, least = flows.solve(W, g, TINY[dtype])
         disordered = state.T.diagonal(dim1=-2, dim2=-1).amin(-1) < 0.5 / n
-        wanting = active & ~matched & disordered & (least < (WEAK if n <= 4 else 8 * WEAK))
+        wanting = active & ~matched & disordered & (least < (WEAK if n <= 4 else 4 * WEAK))
         if step % CHECK == 0:
             going, unmatched, above = torch.stack(
                 [active.any(), wanting.any(), (active & (state.k > 0)).any()]
