@@ -125,7 +125,7 @@ def test_invariances(n, data, shift):
 
 
 @pytest.mark.parametrize("n", [2, 4, 9])
-@pytest.mark.parametrize("bad", ["nan", "inf", "masked row", "one entry on no permutation"])
+@pytest.mark.parametrize("bad", ["nan", "inf", "masked row", "all masked", "one entry on no permutation"])
 def test_matrices_without_a_solution_are_nan_and_no_others(bad, n, seed):
     R = torch.randn(37, n, n)
     clean = sm.birkhoff(R)
@@ -133,6 +133,8 @@ def test_matrices_without_a_solution_are_nan_and_no_others(bad, n, seed):
     match bad:
         case "masked row":
             poisoned[5, 1] = -torch.inf
+        case "all masked":
+            poisoned[5] = -torch.inf
         case "one entry on no permutation":  # upper triangular: only the diagonal lies on a permutation
             poisoned[5] = poisoned[5].masked_fill(torch.ones(n, n).tril(-1).bool(), -torch.inf)
         case _:

@@ -33,9 +33,13 @@ def both(R: torch.Tensor, G: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def logits(count: int, n: int) -> torch.Tensor:
-    """Gentle and hard ones side by side, so that neighbours need different numbers of steps."""
-    scales = torch.tensor([0.1, 1.0, 10.0, 100.0]).repeat((count + 3) // 4)[:count]
-    return scales.view(-1, 1, 1) * torch.randn(count, n, n)
+    """Gentle and hard ones side by side, so that neighbours need different numbers of steps, and take different ways:
+    squares alone, the last level formed, all formed; masks, with an entry at either end of a row; ties."""
+    scales = torch.tensor([0.1, 1.0, 10.0, 100.0, 3e4, 1e9, 1e30]).repeat(count)[:count]
+    R = scales.view(-1, 1, 1) * torch.randn(count, n, n)
+    R[5::11, 0, 0] = R[5::11, 0, -1] = -torch.inf if n > 2 else 0.0
+    R[3::13] = FAMILIES["ties 0/1e30"](len(R[3::13]), n)
+    return R
 
 
 @pytest.mark.parametrize("n", [2, 4, 5, 9])
@@ -73,7 +77,8 @@ def by_isa(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.Tensor, torc
     """Logits, the gradient of T, and what every instruction set that runs here makes of them."""
     folder: Path = tmp_path_factory.mktemp("isa")
     torch.manual_seed(0)
-    R = torch.cat([FAMILIES[name](64, 4) for name in ("N(0,1)", "Unif(-10,10)", "near identity")])
+    R = torch.cat([FAMILIES[name](64, 4) for name in ("N(0,1)", "Unif(-10,10)", "near identity", "near permutation")])
+    R[10:20, 0, 0] = R[10:20, 0, -1] = -torch.inf
     G = torch.randn_like(R)
     torch.save((R, G), folder / "in.pt")
     results = {}

@@ -36,7 +36,7 @@ template <int N, class V>
         V T[N * N], w[N * N];
         project<N>(R, T, w, n, small);
     } else if (n == 1) {
-        R[0] = V(1) + R[0] * V(0);
+        R[0] = V(1) + R[0] * V(0);  // NaN where R is not finite
     } else {
         project<N>(R, work, work + n * n, n, small);
     }
@@ -46,6 +46,8 @@ template <int N, class V>
     if constexpr (N > 0) {
         V w[N * N];
         project_backward<N>(T, G, D, w, n);
+    } else if (n == 1) {
+        D[0] = T[0] * V(0);
     } else {
         project_backward<N>(T, G, D, work, n);
     }

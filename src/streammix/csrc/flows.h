@@ -11,14 +11,18 @@
 
 namespace streammix::SM_ISA {
 
+// A node whose pivot is below it is connected to no later one.
+template <class F>
+inline constexpr F tiny = sizeof(F) == 4 ? 1e-35 : 1e-150;
+
 // w[j n + k], j < k: the weight w_jk; w[k n + j]: the flow g_jk. Both are lost. x: the solution with x_{n-1} = 0, which is as good
-// as any other that differs by a constant. A node whose pivot is below `tiny` is connected to no later one, and has x = 0 too. Returns the
-// least pivot: how weakly some group of nodes hangs on the rest.
+// as any other that differs by a constant; nodes that are connected to no later one have x = 0 too. Returns the least pivot: how weakly some
+// group of nodes hangs on the rest.
 //
 //     s_p = sum_{k>p} w_pk        w_jk += w_pj w_pk / s_p        g_jk += (g_pk w_pj - g_pj w_pk) / s_p        p = 0 .. n-2;  j, k > p
 //     x_p = (sum_{k>p} g_pk + sum_{k>p} w_pk x_k) / s_p                                                      p = n-2 .. 0
 template <int N, class V>
-SM_FN V solve(V* w, V* x, int n_, Scalar<V> tiny) {
+SM_FN V solve(V* w, V* x, int n_) {
     const int n = size<N>(n_);
     V least = V(1);
     SM_UNROLL for (int p = 0; p < n - 1; ++p) {
@@ -28,7 +32,7 @@ SM_FN V solve(V* w, V* x, int n_, Scalar<V> tiny) {
             b += w[k * n + p];
         }
         least = min(least, s);
-        const V r = select(s < V(tiny), V(0), reciprocal(s));
+        const V r = select(s < V(tiny<Scalar<V>>), V(0), reciprocal(s));
         V share[room<N>];
         SM_UNROLL for (int k = p + 1; k < n; ++k) share[k] = w[p * n + k] * r;
         SM_UNROLL for (int j = p + 1; j < n; ++j)

@@ -38,7 +38,7 @@ SM_FN Threefold<V> sum(Threefold<V> a, V b) {
     return {s0, s1, e2};
 }
 
-// e^(unit (x + error)), x <= 0, and zero where that is not normal: with log2 e too in two parts, so that no digit is lost to a large x
+// e^(unit (x + error)), x <= 0, and zero where that is not normal: with log2 e too in two parts, so that with FMA no digit is lost to a large x
 template <class V>
 SM_FN V exp_of_units(V x, V error) {
     using F = Scalar<V>;
@@ -58,13 +58,14 @@ template <int N, class V>
 [[gnu::noinline]] void form(const V* R, V k, const V* b, Mask<V> where, V* T, int n_) {
     using F = Scalar<V>;
     const int n = size<N>(n_);
-    const V least(-Format<F>::max), none(F(0)), scale = times_power_of_two(V(1 / unit<F>), -k);
+    const V least(-Format<F>::max), none(F(0));
     for (int i = 0; i < n; ++i) {
         V x[room<N>], rest[room<N>];
         V top = least, total = none;
         for (int j = 0; j < n; ++j) {
             const Mask<V> masked = R[i * n + j] < least;
-            x[j] = select(masked, least, sum(select(masked, none, R[i * n + j]) * scale, b[j], rest[j]));
+            const V r = times_power_of_two(select(masked, none, R[i * n + j]) * (1 / unit<F>), -k);
+            x[j] = select(masked, least, sum(r, b[j], rest[j]));
             top = max(x[j], top);
         }
         for (int j = 0; j < n; ++j) {
@@ -195,7 +196,7 @@ public:
         for (int j = 0; j < n; ++j) one[j] = select(where, one[j] * F(2), one[j]);
         if (any(formed & !many)) form<N>(R, k, one, formed & !many, T, n);
         if (!any_many) return;
-        if (large(n)) ground(n, connected);
+        ground(where & many, n, connected);
         for (int j = 0; j < n; ++j)
             for (V& part : three[j].x) part = select(where, part * F(2), part);
         if (any(formed & many)) form<N>(R, k, three, formed & many, T, n);
@@ -208,16 +209,18 @@ private:
 
     static constexpr Scalar<V> far_off = 1 << 16;
 
-    bool large(int n_) const {
-        V most = V(0);
-        for (int j = 0; j < size<N>(n_); ++j) most = max(abs(three[j].x[0]), most);
-        return any(most > far_off);
-    }
     // Columns that are no longer coupled keep their distance, and what it is does not matter to the digit: so every group of coupled columns is
     // shifted to where its first one has a potential of one number. Else the digits of that distance, which doubles from level to level, would
     // take the place of those that decide within the group.
     template <class Connected>
-    [[gnu::noinline]] void ground(int n_, Connected connected) {
+    SM_FN void ground(Mask<V> where, int n_, Connected connected) {
+        V most = V(0);
+        for (int j = 0; j < size<N>(n_); ++j) most = max(abs(three[j].x[0]), most);
+        where = where & (most > far_off);
+        if (any(where)) shift_groups(where, n_, connected);
+    }
+    template <class Connected>
+    [[gnu::noinline]] void shift_groups(Mask<V> where, int n_, Connected connected) {
         using F = Scalar<V>;
         const int n = size<N>(n_);
         V first[room<N>], rest1[room<N>], rest2[room<N>];
@@ -234,7 +237,10 @@ private:
                 rest2[j] = select(here & (abs(three[l].x[0]) > far_off), three[l].x[2], rest2[j]);
             }
         }
-        for (int j = 0; j < n; ++j) three[j] = sum(sum(three[j], -rest1[j]), -rest2[j]);
+        for (int j = 0; j < n; ++j) {
+            const Threefold<V> shifted = sum(sum(three[j], -rest1[j]), -rest2[j]);
+            for (int part = 0; part < 3; ++part) three[j].x[part] = select(where, shifted.x[part], three[j].x[part]);
+        }
     }
 };
 

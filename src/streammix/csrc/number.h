@@ -3,7 +3,7 @@
 //
 // Every type offers + - * /, comparisons giving a mask, and the functions at the end of each section:
 //   select(mask, a, b)  any(mask)  abs  min  max  max_abs  sqrt  reciprocal  rough_reciprocal  exponent  power_of_two
-//   times_power_of_two  exp  exp2
+//   times_power_of_two  round_even  exp  exp2  log
 #pragma once
 
 #include <stdint.h>
@@ -76,7 +76,7 @@ SM_FN bool any(bool m) { return m; }
     SM_FN F abs(F x) { return __builtin_fabs(x); }                                                                \
     SM_FN F min(F a, F b) { return a < b ? a : b; }                                                               \
     SM_FN F max(F a, F b) { return a > b ? a : b; }                                                               \
-    SM_FN F max_abs(F a, F b) { return max(a, abs(b)); }                                                          \
+    SM_FN F max_abs(F a, F b) { return max(abs(b), a); }                                                          \
     SM_FN F sqrt(F x) { return __builtin_sqrt(x); }                                                               \
     SM_FN F reciprocal(F x) { return F(1) / x; }                                                                  \
     SM_FN F rough_reciprocal(F x) { return F(1) / x; }                                                            \
@@ -171,7 +171,7 @@ SM_TEMPLATE SM_FN SM_SIMD max(SM_SIMD a, SM_SIMD b) {
 #endif
     return {a.v > b.v ? a.v : b.v};
 }
-// max(a, |b|) for a >= 0; what a NaN gives is open
+// max(a, |b|) for a >= 0; a where b is NaN
 SM_TEMPLATE SM_FN SM_SIMD max_abs(SM_SIMD a, SM_SIMD b) {
 #if defined(__AVX512DQ__)
     constexpr int larger_magnitude_positive = 0b1011;
@@ -180,7 +180,7 @@ SM_TEMPLATE SM_FN SM_SIMD max_abs(SM_SIMD a, SM_SIMD b) {
     if constexpr (W * sizeof(F) == 64 && sizeof(F) == 8)
         return {(typename SM_SIMD::Vector)_mm512_range_pd((__m512d)a.v, (__m512d)b.v, larger_magnitude_positive)};
 #endif
-    return max(a, abs(b));
+    return max(abs(b), a);
 }
 SM_TEMPLATE SM_FN SM_SIMD min(SM_SIMD a, SM_SIMD b) {
 #if defined(__AVX512F__)

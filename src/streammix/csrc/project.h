@@ -17,15 +17,14 @@ namespace streammix::SM_ISA {
 
 template <class F>
 struct Settings {
-    static constexpr F reach = 8;         // logits further apart than this (in a row) go through the homotopy
+    static constexpr F reach = 8;         // logits further than this from the first of their row go through the homotopy
     static constexpr F few = 4;           // so many levels are squarings of T alone, which cost as many bits of it
     static constexpr F many = 12;         // with more, T is formed from the logits at every level: see homotopy.h
     static constexpr int passes = 3;      // Sinkhorn passes before the first Newton step
     static constexpr F max_step = 2;      // largest |d_j|
     static constexpr F weak = 1. / 32;    // a pivot below it: the order of the rows matters; four times it for n > 4, whose errors add up
-    static constexpr F none = sizeof(F) == 4 ? 1e-24 : 1e-60;  // two columns coupled by less are not: they would be balanced by entries that
+    static constexpr F coupling = sizeof(F) == 4 ? 1e-24 : 1e-60;  // two columns coupled by less are not: they would be balanced by entries that
                                                                 // are zero in this format, and drift
-    static constexpr F tiny = sizeof(F) == 4 ? 1e-35 : 1e-150;  // of pivots: see flows.h
     static constexpr int max_steps = sizeof(F) == 4 ? 640 : 4800;  // several for each of the at most 128 or 1024 levels
 };
 
@@ -37,8 +36,8 @@ SM_FN F last_step(double tol, int n) {
     return F(asked > least ? asked : least);
 }
 
-// K = e^(R / 2^k), up to a factor for each row, with the smallest k that keeps every |K_ij| in e^-reach .. e^reach; returns k.
-// R is finite up to the format's limit: the differences are taken of halves. NaN makes K NaN; of infinities, k is above zero too.
+// K = e^(R / 2^k), up to a factor for each row, with the smallest k that keeps every K_ij in e^-reach .. e^reach; returns k.
+// R is finite up to the format's limit: the differences are taken of halves. NaN makes K NaN; an infinity beside finite ones makes k large too.
 template <int N, class V>
 SM_FN V exponentials(const V* R, V* K, int n_) {
     using F = Scalar<V>;
@@ -61,7 +60,7 @@ SM_FN V exponentials(const V* R, V* K, int n_) {
     return k;
 }
 
-// 1 - sum of n numbers `stride` apart. Smallest partial sums last, and in groups of eight, so that what many small numbers add to is
+// 1 - sum of n numbers `stride` apart. Smallest partial sums last, and for large n in groups of eight, so that what many small numbers add to is
 // not rounded away.
 template <int N, class V>
 SM_FN V one_minus_sum(const V* x, int stride, int n_) {
@@ -148,7 +147,7 @@ SM_FN void project2(V* R) {
     const V x0 = difference(R[0] * half, R[1] * half, e0), x1 = difference(R[3] * half, R[2] * half, e1);
     V x = (x0 + x1) + (e0 + e1);
     // masks: two of a diagonal, and no other
-    const Mask<V> off = (R[1] < -most) & (R[2] < -most), on = (R[0] < -most) & (R[3] < -most);
+    const Mask<V> off = (R[1] < -most) & (R[2] < -most), on = (R[0] < -most) & (R[3] < -most) & !off;
     const V a = select(on, none, R[0]) * F(0) + select(on, none, R[3]) * F(0);
     const V b = select(off, none, R[1]) * F(0) + select(off, none, R[2]) * F(0);
     x = select(off, most, select(on, -most, x));
@@ -189,13 +188,13 @@ SM_FN void square(V* T, Mask<V> where, int n_) {
     }
 }
 
-// Of the graphs `where`, takes the edges out that are weaker than `none`.
+// Of the graphs `where`, takes the edges out that are weaker than `coupling`.
 template <int N, class V>
-[[gnu::noinline]] void disconnect(V* w, Mask<V> where, V none, int n_) {
+[[gnu::noinline]] void disconnect(V* w, Mask<V> where, V coupling, int n_) {
     const int n = size<N>(n_);
     for (int j = 0; j < n; ++j)
         for (int k = j + 1; k < n; ++k) {
-            const Mask<V> out = where & (w[j * n + k] < none);
+            const Mask<V> out = where & (w[j * n + k] < coupling);
             w[j * n + k] = select(out, V(0), w[j * n + k]);
             w[k * n + j] = select(out, V(0), w[k * n + j]);
         }
@@ -218,7 +217,7 @@ SM_FN int project(V* R, V* T, V* w, int n_, Scalar<V> small) {
     Potentials<N, V> potentials;
     if (any_far) potentials.begin(d, far & (k > S::many), n);
 
-    V origin[room<N>], matched = V(0), none = V(S::none);
+    V origin[room<N>], matched = V(0), coupling = V(S::coupling);
     bool in_order = true;
     const auto order = [&](Mask<V> which) __attribute__((always_inline)) {
         V diagonal = T[0];
@@ -238,22 +237,23 @@ SM_FN int project(V* R, V* T, V* w, int n_, Scalar<V> small) {
     int steps = 0;
     for (bool again = false;;) {
         for (int step = 0; step < S::max_steps; ++step, ++steps) {
-            graph<N>(T, w, n);
-            V least = solve<N>(w, d, n, S::tiny);
-            const Mask<V> weak = active & (least < S::weak * (N > 0 && N <= 4 ? 1 : 4));
-            if (any(weak)) {
-                if (order(weak & (matched < F(0.5)))) {
-                    graph<N>(T, w, n);
-                    least = solve<N>(w, d, n, S::tiny);
+            // One copy of the arithmetic, run again where the graph nearly falls apart: every matrix gets the same bits whatever its neighbours do.
+            Mask<V> faint = active & !active;
+            for (bool ordered = false, cut = false;;) {
+                graph<N>(T, w, n);
+                if (cut) disconnect<N>(w, faint, coupling, n);
+                const V least = solve<N>(w, d, n);
+                const Mask<V> weak = active & (least < S::weak * (N > 0 && N <= 4 ? 1 : 4));
+                if (cut || !any(weak)) break;
+                if (!ordered) {
+                    ordered = true;
+                    if (order(weak & (matched < F(0.5)))) continue;
                 }
-                const Mask<V> faint = active & (least < none * F(64));
-                if (any(faint)) {
-                    graph<N>(T, w, n);
-                    disconnect<N>(w, faint, none, n);
-                    none = select(faint, none * F(1.125), none);  // nor may an edge come and go for ever
-                    solve<N>(w, d, n, S::tiny);
-                }
+                faint = active & (least < coupling * F(64));
+                if (!any(faint)) break;
+                cut = true;
             }
+            coupling = select(faint, coupling * F(1.125), coupling);  // nor may an edge come and go for ever
 
             // centre d, then scale it to max |d_j| <= max_step
             V high = d[0], low = d[0];
@@ -284,19 +284,21 @@ SM_FN int project(V* R, V* T, V* w, int n_, Scalar<V> small) {
                 const V r = select(active, missing * reciprocal(F(1) - missing), V(0));
                 SM_UNROLL for (int j = 0; j < n; ++j) T[i * n + j] += T[i * n + j] * r;
             }
-            const Mask<V> more = active & ((size * size > small) | (k > F(0)));  // a NaN stops
+            const Mask<V> more = active & ((size * size > small) | (k > F(0))) & (size < V(Format<F>::max));  // a NaN stops
             if (!any(more)) break;
             active = more;
 
             if (any_above && any(descend)) {
                 k = select(descend, k - F(1), k);
+                coupling = select(descend, V(S::coupling), coupling);
                 if (!any_far) {
                     square<N>(T, descend, n);
                 } else {
                     const Mask<V> forms = descend & formed & potentials.forms(k);
                     square<N>(T, descend & !forms, n);
                     graph<N>(T, w, n);
-                    potentials.descend(R, k, descend, forms, T, n, [&](int j, int l) { return select(w[j < l ? j * n + l : l * n + j] < S::none, V(0), V(1)); });
+                    const auto connected = [&](int j, int l) { return select(w[j < l ? j * n + l : l * n + j] < S::coupling, V(0), V(1)); };
+                    potentials.descend(R, k, descend, forms, T, n, connected);
                 }
             }
         }
@@ -305,11 +307,11 @@ SM_FN int project(V* R, V* T, V* w, int n_, Scalar<V> small) {
         // matrix whatever the logits are.
         V residual = V(0);
         for (int j = 0; j < n; ++j) residual += abs(one_minus_sum<N>(T + j, n, n));
-        active = far & !(residual < V(n * max(8 * Format<F>::eps, small)));
+        active = far & (!(residual < V(n * max(8 * Format<F>::eps, small))) | (k > F(0)));
         if (!any(active)) break;
         again = true;
         formed = active & !active;
-        none = V(S::none);
+        coupling = V(S::coupling);
         first_level<N>(R, k, active, S::reach, T, n);
     }
     if (!in_order) restore_rows<N>(origin, T, n);

@@ -17,9 +17,7 @@ namespace streammix::SM_ISA {
 // w: the weights and the flows, then x: the potentials
 template <int N, class V>
 SM_FN void column_potentials(const V* T, const V* G, V* w, V* x, int n_) {
-    using F = Scalar<V>;
     const int n = size<N>(n_);
-    constexpr F tiny = sizeof(F) == 4 ? F(1e-35) : F(1e-150);
     SM_UNROLL for (int j = 0; j < n; ++j)
         SM_UNROLL for (int k = j + 1; k < n; ++k) {
             V weight = V(0), flow = V(0);
@@ -31,7 +29,7 @@ SM_FN void column_potentials(const V* T, const V* G, V* w, V* x, int n_) {
             w[j * n + k] = weight;
             w[k * n + j] = flow;
         }
-    solve<N>(w, x, n, tiny);
+    solve<N>(w, x, n);
 }
 
 // G_ij - x_j less that of the row's largest entry of T, in the matrices `where`

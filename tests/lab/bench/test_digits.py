@@ -31,5 +31,7 @@ def test_writes_figures_and_plot(tmp_path, capsys):
 
 
 def test_refuses():
-    with pytest.raises(LabError, match="--n takes integers >= 2, got 1"):
+    with pytest.raises(LabError, match="--n: got 1; accepted: integers >= 2"):
         bench("digits", options={"n": 1})
+    with pytest.raises(LabError, match="count: got 0; accepted: integers >= 1"):
+        bench("digits", options={"count": 0})

@@ -86,7 +86,7 @@ def _project(R: Tensor, small: float) -> Tensor:
     # Logits whose sums tie, or nearly, through more digits than the potentials have: once more by squares, which find a
     # doubly stochastic matrix whatever the logits are.
     enough = n * max(8 * torch.finfo(R.dtype).eps, small)
-    failed = ~((state.T.sum(-2) - 1).abs().sum(-1) < enough) & (k > 0)
+    failed = (~((state.T.sum(-2) - 1).abs().sum(-1) < enough) | (state.k > 0)) & (k > 0)
     if B and bool(failed.any()):
         again = levels.matrix(state.R, k, zero)
         state.T = torch.where(failed[:, None, None], again, state.T)
@@ -111,7 +111,15 @@ def _move(state: _State, d: Tensor, where: Tensor) -> None:
 
 
 def _graph(T: Tensor) -> tuple[Tensor, Tensor]:
-    return T.mT @ T, T - T.mT
+    return _weights(T), T - T.mT
+
+
+def _weights(T: Tensor) -> Tensor:
+    """W_jk = sum_i T_ij T_ik, in full precision whatever torch.set_float32_matmul_precision says."""
+    W = torch.zeros_like(T)
+    for row in T.unbind(-2):
+        W = W.addcmul(row.unsqueeze(-1), row.unsqueeze(-2))
+    return W
 
 
 def _newton(state: _State, small: float, active: Tensor, formed: bool) -> None:
@@ -156,7 +164,8 @@ def _newton(state: _State, small: float, active: Tensor, formed: bool) -> None:
 def _descend(state: _State, where: Tensor, formed: bool) -> None:
     """The homotopy's next level, once no step need be shortened at the last one."""
     state.k = state.k - where.int()
-    below = levels.double(state.b, (state.T.mT @ state.T) >= NONE[state.T.dtype])
+    state.none = state.none.masked_fill(where[:, None, None], NONE[state.T.dtype])
+    below = levels.double(state.b, _weights(state.T) >= NONE[state.T.dtype])
     if formed:
         T = levels.matrix(state.R, state.k, below)
     else:
@@ -195,4 +204,4 @@ def centred(G: Tensor, T: Tensor) -> Tensor:
 def _potentials(G: Tensor, T: Tensor) -> Tensor:
     columns = zip(G.unbind(-1), T.unbind(-1))
     F = [((T * (g.unsqueeze(-1) - G)) * t.unsqueeze(-1)).sum(-2) for g, t in columns]
-    return flows.solve(T.mT @ T, torch.stack(F, -2), TINY[T.dtype])[0]
+    return flows.solve(_weights(T), torch.stack(F, -2), TINY[T.dtype])[0]

@@ -37,8 +37,10 @@ class Settings:
 
 
 def parts(settings: Settings) -> Mapping[str, Part]:
-    if settings.n < 2 or settings.count < 1:
-        raise LabError(f"--n takes integers >= 2, got {settings.n}")
+    if settings.n < 2:
+        raise LabError(f"--n: got {settings.n}; accepted: integers >= 2")
+    if settings.count < 1:
+        raise LabError(f"count: got {settings.count}; accepted: integers >= 1")
     return {"digits": Part(lambda _: digits(n=settings.n, count=settings.count), lambda rows: [_table(rows)])}
 
 
