@@ -147,7 +147,7 @@ def test_writes_figures_and_plot(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "sites"}, "--suite: there is no suite 'sites'; accepted: projection, site"),
+        ({"name": "sites"}, "--suite: there is no suite 'sites'; accepted: projection, digits, site"),
         ({"options": {"batch": (8,)}}, "--batch: suite 'site' does not take it; accepted there: --n, --dim, --turns"),
         ({"options": {"dim": (31,)}}, "--dim: got 31; accepted: even integers >= 2"),
         ({"options": {"turns": 0}}, "--n and --turns take integers >= 1"),
