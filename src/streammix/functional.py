@@ -18,9 +18,9 @@ def birkhoff(logits: Float[Tensor, "*batch n n"], *, tol: float | None = None) -
 
     Newton's method on the dual (arXiv 2606.07574) with a homotopy in the temperature, its steps found from flows
     between columns: exact for logits of any size, small entries too. In float32 every entry above 1e-12 is right to
-    2e-5 of itself (1e-7 typically) and the gradient to 5e-5 of its own largest entry (1e-6 typically); in float64 both
-    to 1e-12. The gradient is the implicit derivative at the solution; only T is kept for it. T does not change when a
-    constant is added to a row or a column of the logits.
+    2e-5 of itself (1e-7 typically) and the gradient to 5e-5 of its own largest entry; in float64 both to 1e-12. The
+    gradient is the implicit derivative at the solution; only T is kept for it. T does not change when a constant is
+    added to a row or a column of the logits.
 
     A logit of -inf is a mask: its entry and its gradient are exactly zero.
 
