@@ -47,9 +47,9 @@ def test_published_starts():
     assert [name for name in sm.recipes.names() if sm.recipes.get(name).mix_start == "zero"] == ["c-mhc"]
     for name in ("tbp", "rtbp", "c-mhc"):
         recipe = sm.recipes.get(name)
-        zero = sm.HyperConnection(None, 8, 4, dataclasses.replace(recipe, mix_start="zero"))
+        zero = sm.HyperConnection(None, 8, 4, dataclasses.replace(recipe, mix_start="zero"), site=0)
         assert not zero.logits.bias[8:].any()
-        near = sm.HyperConnection(None, 8, 4, dataclasses.replace(recipe, mix_start="identity"))
+        near = sm.HyperConnection(None, 8, 4, dataclasses.replace(recipe, mix_start="identity"), site=0)
         assert near.logits.bias[8:].tolist() == near.manifold.identity_logits().tolist()
         assert near.logits.bias[:8].tolist() == zero.logits.bias[:8].tolist()
 
@@ -59,7 +59,7 @@ def test_published_starts():
 def test_the_start_of_mhc_lites_code_and_of_those_built_on_it(name, streams, site):
     recipe = dataclasses.replace(sm.recipes.get(name), start="authors")
     assert recipe.norm_eps is None
-    own = sm.HyperConnection(None, 8, streams, recipe, site)
+    own = sm.HyperConnection(None, 8, streams, recipe, site=site)
     biases = torch.full((streams,), -1.0)
     biases[site % streams] = 1
     read, write, mix = own.logits.bias.split([streams, streams, own.manifold.num_logits])
@@ -72,7 +72,7 @@ def test_the_start_of_mhc_lites_code_and_of_those_built_on_it(name, streams, sit
 
 
 def test_the_start_of_c_mhcs_code(seed):
-    site = sm.HyperConnection(None, 600, 4, dataclasses.replace(sm.recipes.get("c-mhc"), start="authors"))
+    site = sm.HyperConnection(None, 600, 4, dataclasses.replace(sm.recipes.get("c-mhc"), start="authors"), site=0)
     pre, post, _ = site.coefficients(torch.zeros(4, 600))
     torch.testing.assert_close(pre, torch.full((4,), 0.25))
     torch.testing.assert_close(post, torch.ones(4))

@@ -1,13 +1,12 @@
 """What a user calls on tensors: projections of mixing matrices, and the maps between streams and branches."""
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from . import ops
+from ._checks import check_shape, check_square, check_streams
+from ._precision import autocast_enabled, computing_dtype
 from .ops.eager.sinkhorn import check as check_sinkhorn
 
 
@@ -38,7 +37,7 @@ def birkhoff(logits: Float[Tensor, "*batch n n"], *, tol: float | None = None) -
         TypeError: logits are not a floating point tensor.
         ValueError: the last two dimensions differ or are empty; tol is not positive.
     """
-    n = _check_square("logits", logits)
+    n = check_square("logits", logits)
     if tol is not None and not tol > 0:
         raise ValueError(f"tol: got {tol}; accepted: None or a positive number")
     if logits.dtype in _WIDE:
@@ -81,7 +80,7 @@ def sinkhorn(
         TypeError: logits are not a floating point tensor.
         ValueError: a wrong shape, rounds < 1, an unknown recipe, an eps for a recipe without one or out of its range.
     """
-    n = _check_square("logits", logits)
+    n = check_square("logits", logits)
     if rounds < 1:
         raise ValueError(f"rounds: got {rounds}; accepted: integers >= 1")
     check_sinkhorn(recipe, eps)
@@ -105,8 +104,8 @@ def read(x: Float[Tensor, "*batch n C"], pre: Float[Tensor, "*#batch n"]) -> Flo
         TypeError: an argument is not a floating point tensor.
         ValueError: shapes do not match.
     """
-    batch, n, _ = _check_streams(x)
-    _check_shape("pre", pre, batch, (n,))
+    batch, n, _ = check_streams(x)
+    check_shape("pre", pre, batch, (n,))
     if pre.dtype != (wide := computing_dtype(x.dtype)):
         pre = pre.to(wide)
     if pre.shape[:-1] != batch:
@@ -136,10 +135,10 @@ def write(
         TypeError: an argument is not a floating point tensor.
         ValueError: shapes do not match.
     """
-    batch, n, C = _check_streams(x)
-    _check_shape("y", y, batch, (C,))
-    _check_shape("post", post, batch, (n,))
-    _check_shape("res", res, batch, (n, n))
+    batch, n, C = check_streams(x)
+    check_shape("y", y, batch, (C,))
+    check_shape("post", post, batch, (n,))
+    check_shape("res", res, batch, (n, n))
     state = x.dtype
     if y.dtype != state:  # a narrower y is widened; a wider one is rounded with the sum, not before
         common = torch.promote_types(state, y.dtype)
@@ -164,52 +163,3 @@ def _widen(logits: Tensor) -> tuple[Tensor, torch.dtype]:
     result = torch.float32 if autocast_enabled(logits) else logits.dtype
     inference = result == logits.dtype and not (torch.is_grad_enabled() and logits.requires_grad)
     return logits if inference else logits.float(), result
-
-
-def computing_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What streams of a dtype are summed in, and their coefficients come in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def autocast_enabled(tensor: Tensor) -> bool:
-    """Whether autocast is on for the tensor's device; never on meta, which has none."""
-    return not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
-
-
-def full_precision(x: Tensor) -> AbstractContextManager[Any]:
-    """Autocast off for x's device, where it is on."""
-    return torch.autocast(x.device.type, enabled=False) if autocast_enabled(x) else nullcontext()
-
-
-def check_floating(name: str, tensor: Tensor) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name}: got {type(tensor).__name__}; accepted: a floating point tensor")
-    if not tensor.is_floating_point():
-        raise TypeError(f"{name}: got dtype {tensor.dtype}; accepted: float16, bfloat16, float32, float64")
-
-
-def _check_square(name: str, logits: Tensor) -> int:
-    """n"""
-    check_floating(name, logits)
-    shape = logits.shape
-    if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:
-        raise ValueError(f"{name}: got shape {tuple(shape)}; accepted: (..., n, n) with n >= 1")
-    return shape[-1]
-
-
-def _check_streams(x: Tensor) -> tuple[torch.Size, int, int]:
-    check_floating("x", x)
-    if x.ndim < 2 or x.shape[-2] == 0:
-        raise ValueError(f"x: got shape {tuple(x.shape)}; accepted: (..., n, C) with n >= 1 streams next to last")
-    return x.shape[:-2], x.shape[-2], x.shape[-1]
-
-
-def _check_shape(name: str, tensor: Tensor, batch: torch.Size, last: tuple[int, ...]) -> None:
-    check_floating(name, tensor)
-    lead = tensor.shape[: tensor.ndim - len(last)]
-    fits = tensor.shape[tensor.ndim - len(last) :] == last and len(lead) <= len(batch)
-    if not fits or any(a not in (1, b) for a, b in zip(reversed(lead), reversed(batch))):
-        raise ValueError(
-            f"{name}: got shape {tuple(tensor.shape)}; accepted with these streams: {(*batch, *last)}"
-            " or leading dimensions that broadcast to it"
-        )

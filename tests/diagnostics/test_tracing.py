@@ -121,7 +121,7 @@ def test_one_token_without_leading_dimensions(seed):
 
 
 def test_a_site_by_itself_and_a_site_used_twice(seed):
-    site = sm.HyperConnection(nn.Identity(), dim=DIM, streams=1)
+    site = sm.HyperConnection(nn.Identity(), dim=DIM, streams=1, site=0)
     with sm.diagnostics.trace(site) as trace:
         site(x=torch.randn(4, 1, DIM))
     assert trace.visits[0].name == ""

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 import streammix as sm
-from streammix.layers.per_segment import PerSegment, PerStream
-from streammix.layers.temper import CP
-from streammix.layers.temporal import TemporalBasis
+from streammix.layers.connections.temporal import TemporalBasis, convolved
+from streammix.layers.generators import CP, PerSegment, PerStream, Start
 
 DOUBLE = torch.float64
 
@@ -108,8 +107,7 @@ def test_as_many_segments_to_a_branch_as_there_are_is_a_frac_connection(kind, se
 
 def test_per_stream_logits(seed):
     """HC's formulas, stream by stream, and one temperature for all of them."""
-    coefficients = PerStream(8, 5, 1e-5)
-    coefficients.reset_parameters(torch.randn(35), 0.5, 0.3)
+    coefficients = PerStream(8, 5, 1e-5, start=Start.at(torch.randn(35), 0.5, 0.3))
     with torch.no_grad():
         coefficients.gate[1] = 0.7
     w_m, w_b, *W_r = coefficients.weight
@@ -123,7 +121,7 @@ def test_per_stream_logits(seed):
         for j in range(5):
             expected = 0.3 * (z @ W_r[j]).tanh() + A_r.view(5, 5)[j, i]
             torch.testing.assert_close(res.view(3, 5, 5)[:, j, i], expected)
-    halved = PerSegment(8, 5, 1, 1, 2.0, 1e-5)
+    halved = PerSegment(8, 5, 1, 1, 2.0, 1e-5, start=coefficients.start)
     halved.load_state_dict(coefficients.state_dict())
     with torch.no_grad():
         halved.weight.mul_(2)
@@ -183,7 +181,7 @@ def test_rows_of_a_sparse_mix_are_at_most_one(seed):
     site = perturbed(sm.Stack([nn.Identity()], 8, recipe=recipe), 2.0).sites[0]
     active = torch.randn(200, 4, 8)
     raw = site.manifold(site.logits(active)[1]).sum(-1)
-    H = site.coefficients(active)[1].sum(-1)
+    H = site.active_coefficients(active)[1].sum(-1)
     assert raw.max() > 1.01
     torch.testing.assert_close(H, raw.clamp(max=1))
 
@@ -230,7 +228,7 @@ def test_the_basis_is_orthogonal_and_spans_the_filters(seed):
     norms = gram.diagonal(dim1=-2, dim2=-1)
     off = gram - norms.diag_embed()
     assert (off.abs() <= 1e-12 * (norms.unsqueeze(-1) * norms.unsqueeze(-2)).sqrt()).all()
-    g = basis.convolved(y, basis.filters[2])
+    g = convolved(y, basis.filters[2], 1, y)
     U = V / norms.sqrt().unsqueeze(-1)
     torch.testing.assert_close(((g.unsqueeze(-2) * U).sum(-1, keepdim=True) * U).sum(-2), g)
 
@@ -300,11 +298,11 @@ def test_single_pass_sites_can_be_traced(seed):
     assert torch.equal(out, stack(x))
 
 
-@pytest.mark.parametrize(("recipe", "kind"), [("frac", "FracConnection"), ("xhc", "SparseConnection")])
+@pytest.mark.parametrize(("recipe", "kind"), [("frac", "frac"), ("ghc", "generalised"), ("xhc", "sparse")])
 def test_other_connections_have_nothing_to_trace(recipe, kind):
     stack = sm.Stack([nn.Tanh()], 8, recipe=recipe)
     with (
-        pytest.raises(ValueError, match=rf"Stack with {kind} only.*with HyperConnections"),
+        pytest.raises(ValueError, match=rf"Stack of which the maps of {kind} connections.*with HyperConnections"),
         sm.diagnostics.trace(stack),
     ):
         pass
@@ -316,8 +314,7 @@ def test_other_connections_have_nothing_to_trace(recipe, kind):
 @pytest.mark.parametrize("rank", [1, 2, 5])
 def test_cp_logits_are_contractions_of_full_tensors(rank, seed):
     n, C = 3, 7
-    cp = CP(C, n, n * n, rank, 1e-6).double()
-    cp.reset_parameters(torch.randn(n * n + 2 * n), weight_std=0.7, gate=0.3)
+    cp = CP(C, n, n * n, rank, 1e-6, start=Start.at(torch.randn(n * n + 2 * n), weight_std=0.7, gate=0.3)).double()
     x = torch.randn(4, 5, n, C, dtype=DOUBLE)
     z = x / (x.square().mean((-2, -1), keepdim=True) + 1e-6).sqrt()
     A, B = (factor.unflatten(-1, (3, rank)) for factor in (cp.stream, cp.channel))
@@ -333,9 +330,9 @@ def test_cp_logits_are_contractions_of_full_tensors(rank, seed):
 
 def test_a_frozen_gate_is_a_constant_of_cp_too(seed):
     recipe = dataclasses.replace(sm.recipes.get("temper"), freeze_mix_gate=True, manifold="stiefel")
-    site = sm.HyperConnection(None, 8, recipe=recipe)
+    site = sm.HyperConnection(None, 8, recipe=recipe, site=0)
     assert site.logits.gate.shape == (2,)
-    free = sm.HyperConnection(None, 8, recipe=dataclasses.replace(recipe, freeze_mix_gate=False))
+    free = sm.HyperConnection(None, 8, recipe=dataclasses.replace(recipe, freeze_mix_gate=False), site=0)
     state = site.state_dict() | {"logits.gate": torch.tensor([0.01, 0.01, 0.01])}
     free.load_state_dict(state)
     x = torch.randn(5, 4, 8)

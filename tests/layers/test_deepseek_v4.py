@@ -43,7 +43,7 @@ def randomised(module):
 
 def test_layer(seed):
     branch = nn.Sequential(nn.Linear(C, C), nn.Tanh())
-    site = randomised(sm.HyperConnection(branch, C, N, "deepseek-v4"))
+    site = randomised(sm.HyperConnection(branch, C, N, "deepseek-v4", site=0))
     x = torch.randn(3, 5, N, C, dtype=torch.float64, requires_grad=True)
     logits = site.logits
     out, pre, post, comb = v4_layer(x, logits.weight, logits.gate, logits.bias, branch)
@@ -56,7 +56,7 @@ def test_layer(seed):
 
 
 def test_head(seed):
-    collapse = randomised(sm.Collapse(C, N, "head"))
+    collapse = randomised(sm.Collapse(C, N, how="head"))
     x = torch.randn(3, 5, N, C, dtype=torch.float64, requires_grad=True)
     head = collapse.head
     out = v4_head(x, head.weight, head.gate, head.bias)
@@ -69,7 +69,7 @@ def test_head(seed):
 
 def test_start():
     """HF's initialisation: fn N(0, 0.02^2), base 0, scale 1."""
-    site = sm.HyperConnection(None, 512, N, "deepseek-v4")
+    site = sm.HyperConnection(None, 512, N, "deepseek-v4", site=0)
     assert abs(site.logits.weight.std().item() - 0.02) < 1e-3
     assert site.logits.bias.abs().max() == 0
     assert site.logits.gate.tolist() == [1, 1, 1]

@@ -43,7 +43,7 @@ class Net(nn.Module):
             else branches
         )
         how = sm.recipes.get(recipe).collapse if recipe else "sum"
-        self.collapse = sm.Collapse(dim, streams, how)
+        self.collapse = sm.Collapse(dim, streams, how=how)
         self.head = nn.Sequential(nn.RMSNorm(dim), nn.Linear(dim, 5))
 
     def forward(self, x):
@@ -109,7 +109,7 @@ def test_every_parameter_learns(recipe, seed):
 
 
 def test_coefficients_are_float32_whatever_the_streams(seed):
-    site = sm.HyperConnection(Branch(16), 16)
+    site = sm.HyperConnection(Branch(16), 16, site=0)
     for dtype in (torch.bfloat16, torch.float16):
         site.to(dtype)
         assert {p.dtype for p in site.logits.parameters()} == {torch.float32}
@@ -126,7 +126,7 @@ def test_coefficients_are_float32_whatever_the_streams(seed):
 
 
 def test_values_survive_a_round_trip_through_bfloat16(seed):
-    site = sm.HyperConnection(None, 16)
+    site = sm.HyperConnection(None, 16, site=0)
     before = copy.deepcopy(site.state_dict())
     after = site.bfloat16().float().state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -136,7 +136,7 @@ def test_extra_arguments_and_outputs(seed):
     def branch(u, scale, *, bias):
         return u * scale + bias, "weights", 3
 
-    site = sm.HyperConnection(branch, 8, recipe="hc")
+    site = sm.HyperConnection(branch, 8, recipe="hc", site=0)
     x = torch.randn(5, 4, 8)
     out, *rest = site(x, 2.0, bias=1.0)
     assert rest == ["weights", 3]
@@ -147,7 +147,7 @@ def test_extra_arguments_and_outputs(seed):
 def test_formula(seed):
     """out_i = sum_j res_ij x_j + post_i branch(sum_j pre_j x_j)."""
     branch = Branch(16)
-    site = sm.HyperConnection(branch, 16, 4, "deepseek-v4")
+    site = sm.HyperConnection(branch, 16, 4, "deepseek-v4", site=0)
     x = torch.randn(2, 3, 4, 16)
     pre, post, res = site.coefficients(x)
     y = branch((pre.unsqueeze(-1) * x).sum(-2))
@@ -158,7 +158,7 @@ def test_formula(seed):
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "jpmhc-sinkhorn"])
 def test_gradcheck(recipe, seed):
     n = next(n for n in (2, 3, 4) if accepts(recipe, n))
-    site = sm.HyperConnection(nn.Tanh(), 3, n, recipe).double()
+    site = sm.HyperConnection(nn.Tanh(), 3, n, recipe, site=0).double()
     with torch.no_grad():
         for p in site.parameters():
             p.add_(0.3 * torch.randn_like(p))
@@ -175,7 +175,7 @@ def test_gradcheck(recipe, seed):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_compile(recipe, seed):
     torch._dynamo.reset()
-    site = sm.HyperConnection(nn.Tanh(), 8, 4, recipe)
+    site = sm.HyperConnection(nn.Tanh(), 8, 4, recipe, site=0)
     compiled = torch.compile(site, fullgraph=True, dynamic=True, backend="aot_eager")
     for tokens in (3, 5):
         x = torch.randn(tokens, 4, 8, requires_grad=True)
@@ -217,7 +217,7 @@ def test_meta_device(recipe, seed):
 
 @pytest.mark.parametrize("shape", [(4, 16), (0, 4, 16), (2, 0, 4, 16)])
 def test_empty_and_single_tokens(shape, seed):
-    site = sm.HyperConnection(Branch(16), 16)
+    site = sm.HyperConnection(Branch(16), 16, site=0)
     x = torch.randn(shape, requires_grad=True)
     out = site(x)
     assert out.shape == shape
@@ -227,44 +227,44 @@ def test_empty_and_single_tokens(shape, seed):
 
 def test_overrides(seed):
     x = torch.randn(2, 4, 8)
-    static = sm.HyperConnection(None, 8, recipe="mhc", dynamic=False)
+    static = sm.HyperConnection(None, 8, recipe="mhc", dynamic=False, site=0)
     assert set(dict(static.logits.named_parameters())) == {"bias"}
-    other = sm.HyperConnection(None, 8, recipe="mhc", manifold="unconstrained")
+    other = sm.HyperConnection(None, 8, recipe="mhc", manifold="unconstrained", site=0)
     torch.testing.assert_close(other.coefficients(x)[2], torch.eye(4).expand(2, 4, 4))
     own = sm.manifolds.Sinkhorn(4, rounds=3, recipe="megatron")
-    assert sm.HyperConnection(None, 8, manifold=own).manifold is own
+    assert sm.HyperConnection(None, 8, manifold=own, site=0).manifold is own
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: sm.HyperConnection(None, 8, recipe="mch"), r"recipe: none is called 'mch'; accepted: hc"),
+        (lambda: sm.HyperConnection(None, 8, recipe="mch", site=0), r"recipe: none is called 'mch'; accepted: hc"),
         (
-            lambda: sm.HyperConnection(None, 8, manifold="ball"),
+            lambda: sm.HyperConnection(None, 8, manifold="ball", site=0),
             r"manifold: none is called 'ball'; accepted: birkhoff",
         ),
-        (lambda: sm.HyperConnection(None, 0), r"dim: got 0; accepted: integers >= 1"),
-        (lambda: sm.HyperConnection(None, 8, streams=0), r"streams: got 0"),
+        (lambda: sm.HyperConnection(None, 0, site=0), r"dim: got 0; accepted: integers >= 1"),
+        (lambda: sm.HyperConnection(None, 8, streams=0, site=0), r"streams: got 0"),
         (lambda: sm.HyperConnection(None, 8, site=-1), r"site: got -1"),
         (
-            lambda: sm.HyperConnection(None, 8, 4, manifold=sm.manifolds.Birkhoff(3)),
+            lambda: sm.HyperConnection(None, 8, 4, manifold=sm.manifolds.Birkhoff(3), site=0),
             r"manifold: got one for 3 streams",
         ),
         (
-            lambda: sm.HyperConnection(None, 8, recipe="hc", manifold="identity"),
+            lambda: sm.HyperConnection(None, 8, recipe="hc", manifold="identity", site=0),
             r"0 logits; per-stream logits",
         ),
-        (lambda: sm.HyperConnection(None, 8, recipe="hc-static", dynamic=True), r"dynamic: .*'hc-static'"),
+        (lambda: sm.HyperConnection(None, 8, recipe="hc-static", dynamic=True, site=0), r"dynamic: .*'hc-static'"),
         (
-            lambda: sm.HyperConnection(nn.Identity(), 8)(torch.zeros(2, 3, 8)),
+            lambda: sm.HyperConnection(nn.Identity(), 8, site=0)(torch.zeros(2, 3, 8)),
             r"x: got shape \(2, 3, 8\).*4, 8",
         ),
-        (lambda: sm.HyperConnection(nn.Identity(), 8)(torch.zeros(2, 4, 9)), r"x: got shape \(2, 4, 9\)"),
+        (lambda: sm.HyperConnection(nn.Identity(), 8, site=0)(torch.zeros(2, 4, 9)), r"x: got shape \(2, 4, 9\)"),
         (
-            lambda: sm.HyperConnection(nn.Linear(8, 9), 8)(torch.zeros(2, 4, 8)),
+            lambda: sm.HyperConnection(nn.Linear(8, 9), 8, site=0)(torch.zeros(2, 4, 8)),
             r"y: got shape \(2, 9\).*\(2, 8\)",
         ),
-        (lambda: sm.Collapse(8, 4, "max"), r"how: got 'max'; accepted: sum, mean, head"),
+        (lambda: sm.Collapse(8, 4, how="max"), r"how: got 'max'; accepted: sum, mean, head"),
         (lambda: sm.Collapse(8, 4)(torch.zeros(2, 8)), r"x: got shape \(2, 8\)"),
     ],
 )
@@ -275,9 +275,9 @@ def test_bad_input(build, message):
 
 def test_a_branch_must_be_callable():
     with pytest.raises(TypeError, match=r"branch: got int"):
-        sm.HyperConnection(3, 8)
+        sm.HyperConnection(3, 8, site=0)
     with pytest.raises(TypeError, match=r"built with None; use connect"):
-        sm.HyperConnection(None, 8)(torch.zeros(2, 4, 8))
+        sm.HyperConnection(None, 8, site=0)(torch.zeros(2, 4, 8))
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_a_branch_must_be_callable():
     ],
 )
 def test_parameter_counts(recipe, expected):
-    site = sm.HyperConnection(None, 768, 4, recipe)
+    site = sm.HyperConnection(None, 768, 4, recipe, site=0)
     assert sum(p.numel() for p in site.parameters()) == expected
 
 
@@ -317,7 +317,7 @@ def test_parameter_counts(recipe, expected):
 )
 def test_published_parameter_counts_include_a_norm_gain(recipe, without, published):
     """24 sites, n = 4, C = 768: KromHC's table. The gain of n C numbers is absorbed in phi."""
-    sites = [sm.HyperConnection(None, 768, 4, recipe, site) for site in range(24)]
+    sites = [sm.HyperConnection(None, 768, 4, recipe, site=site) for site in range(24)]
     assert sum(p.numel() for site in sites for p in site.parameters()) == without
     assert without + 24 * 4 * 768 == published
 
@@ -333,12 +333,12 @@ def test_published_parameter_counts_include_a_norm_gain(recipe, without, publish
 )
 def test_published_parameter_counts_of_jpmhc(recipe, here, published, rows, others):
     """n = 4, C = 512: what docs/recipes.md says of them."""
-    assert sum(p.numel() for p in sm.HyperConnection(None, 512, 4, recipe).parameters()) == here
+    assert sum(p.numel() for p in sm.HyperConnection(None, 512, 4, recipe, site=0).parameters()) == here
     assert rows * 4 * 512 + others == published
 
 
 def test_a_frozen_gate_is_a_constant(seed):
-    site = sm.HyperConnection(None, 8, 4, "ohc")
+    site = sm.HyperConnection(None, 8, 4, "ohc", site=0)
     assert site.logits.gate.shape == (2,)
     with torch.no_grad():
         site.logits.weight.normal_()
@@ -350,7 +350,7 @@ def test_a_frozen_gate_is_a_constant(seed):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_matrices_are_made_in_full_precision_under_autocast(recipe, seed):
-    site = sm.HyperConnection(None, 8, 4, recipe)
+    site = sm.HyperConnection(None, 8, 4, recipe, site=0)
     with torch.no_grad():
         site.logits.bias.add_(torch.randn_like(site.logits.bias))
     x = torch.randn(5, 4, 8)

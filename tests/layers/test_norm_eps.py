@@ -8,25 +8,26 @@ import torch.nn.functional as F
 from torch import nn
 
 import streammix as sm
-from streammix.layers.coefficients import Coefficients, Flattened
-from streammix.layers.temper import CP
+from streammix.layers.generators import CP, Flattened, Generator, Start
 
 N, C = 4, 5
 SIZES = (N, N, N * N)
 BACKENDS = ["eager", "auto"]
 COMPUTING = {torch.float64: torch.float64, torch.float32: torch.float32, torch.bfloat16: torch.float32}
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2}
-GENERATORS = {"flattened": lambda: Flattened(C, N, SIZES, None), "cp": lambda: CP(C, N, N * N, 2, None)}
+START = Start((0.0,) * sum(SIZES), weight_std=0.3, gate=1.0)
+GENERATORS = {
+    "flattened": lambda: Flattened(C, N, SIZES, None, start=START),
+    "cp": lambda: CP(C, N, N * N, 2, None, start=START),
+}
 
 
-def generator(name: str, dtype: torch.dtype) -> Coefficients:
+def generator(name: str, dtype: torch.dtype) -> Generator:
     """With gates of one and biases of zero: logits are phi times the normalised state."""
-    made = GENERATORS[name]().to(COMPUTING[dtype])
-    made.reset_parameters(torch.zeros(sum(SIZES)), 0.3, 1.0)
-    return made
+    return GENERATORS[name]().to(COMPUTING[dtype])
 
 
-def phi(logits: Coefficients) -> torch.Tensor:
+def phi(logits: Generator) -> torch.Tensor:
     if isinstance(logits, Flattened):
         return logits.weight
     A, B = (p.unflatten(-1, (3, -1)) for p in (logits.stream, logits.channel))

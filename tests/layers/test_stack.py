@@ -279,7 +279,7 @@ def test_connections_compose_with_manifolds(recipe, manifold, seed):
     site = stack.sites[0]
     size = site.active if recipe == "xhc" else stack.streams
     state = torch.randn(5, size, site.width if recipe in ("frac", "dghc") else DIM)
-    H = site.coefficients(state)[-1]
+    H = (site.active_coefficients if recipe == "xhc" else site.coefficients)(state)[-1]
     assert H.shape == (5, size, size)
     assert site.manifold.contains(H).all()
 
@@ -304,13 +304,19 @@ def test_connections_compose_with_manifolds(recipe, manifold, seed):
         (lambda: changed("frac", collapse="sum"), r"collapse: got 'sum'; frac connections accept concatenate"),
         (lambda: changed("ghc", collapse="head"), r"collapse: got 'head'; generalised connections accept sum, mean"),
         (lambda: changed("mhc", collapse="carried"), r"collapse: got 'carried'; hyper connections accept sum, mean"),
-        (lambda: changed("mhc", connection="loop"), r"connection: got 'loop'; accepted: hyper, frac"),
+        (
+            lambda: changed("mhc", connection="loop"),
+            r"connection: got 'loop'; accepted: hyper, generalised",
+        ),
         (lambda: changed("temper", rank=0), r"rank: got 0; accepted: integers >= 1"),
         (lambda: changed("xhc", connection_options={"temporal": ()}), r"temporal: got no site"),
         (lambda: changed("xhc", connection_options={"temporal": ((0,),)}), r"temporal: got filter lengths \(0,\)"),
         (lambda: changed("xhc", connection_options={"time_axis": -1}), r"time_axis: got -1"),
-        (lambda: sm.HyperConnection(None, 8, recipe="frac"), r"connection is 'frac'; .*streammix\.Stack accepts all"),
-        (lambda: sm.HyperConnection(None, 8, recipe="deepseek-v4.1"), r"connection is 'single-pass'"),
+        (
+            lambda: sm.HyperConnection(None, 8, recipe="frac", site=0),
+            r"connection is 'frac'; .*streammix\.Stack accepts all",
+        ),
+        (lambda: sm.HyperConnection(None, 8, recipe="deepseek-v4.1", site=0), r"connection is 'single-pass'"),
         (lambda: sm.Stack([nn.Tanh()], 8)(torch.zeros(2, 9)), r"x: got shape \(2, 9\); accepted: \(\.\.\., 8\)"),
         (
             lambda: sm.Stack([nn.Tanh()], 8, recipe="ghc")(torch.zeros(2, 9)),
@@ -332,9 +338,11 @@ def changed(recipe, **fields):
 
 
 @pytest.mark.parametrize("recipe", ["mhc", "frac", "dghc", "xhc", "deepseek-v4.1"])
-def test_a_branch_returns_one_tensor(recipe):
-    with pytest.raises(TypeError, match=r"returned a tuple"):
-        sm.Stack([lambda u: (u, 1)], 8, recipe=recipe)(torch.zeros(2, 3, 8))
+def test_a_branch_returns_a_tensor_first(recipe):
+    with pytest.raises(TypeError, match=r"branch: function returned a dict; accepted: a tensor, or a tuple"):
+        sm.Stack([lambda u: {"y": u}], 8, recipe=recipe)(torch.zeros(2, 3, 8))
+    with pytest.raises(TypeError, match=r"branch: function returned a NoneType"):
+        sm.Stack([lambda u: (None, u)], 8, recipe=recipe)(torch.zeros(2, 3, 8))
 
 
 def test_wrong_kinds_of_argument():

@@ -41,8 +41,8 @@ from streammix import manifolds as M
         (lambda: M.Stiefel(4, alpha=-1.0), r"alpha: got -1\.0; accepted: positive"),
         (lambda: M.Stiefel(4, iterations=0), r"iterations: got 0; accepted: None or integers >= 1"),
         (lambda: M.ImplicitSinkhorn(4, rounds=0), r"rounds: got 0; accepted: integers >= 1"),
-        (lambda: sm.HyperConnection(None, 8, 3, "ohc"), r"streams: got 3; Quaternion accepts 4"),
-        (lambda: sm.HyperConnection(None, 8, 2, "perm-mix"), r"streams: got 2; .*integers >= 3"),
+        (lambda: sm.HyperConnection(None, 8, 3, "ohc", site=0), r"streams: got 3; Quaternion accepts 4"),
+        (lambda: sm.HyperConnection(None, 8, 2, "perm-mix", site=0), r"streams: got 2; .*integers >= 3"),
     ],
 )
 def test_bad_input(build, message):

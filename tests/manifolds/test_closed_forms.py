@@ -314,10 +314,10 @@ def test_minorised_transportation(seed):
 def test_the_recipes_of_the_charts_are_minorised_and_take_states_from_before(seed):
     x = torch.randn(7, 4, 8)
     for recipe in ("tbp", "rtbp"):
-        site = sm.HyperConnection(None, 8, 4, recipe)
+        site = sm.HyperConnection(None, 8, 4, recipe, site=0)
         assert site.manifold.share.item() == -8
         chart = dict(sm.recipes.get(recipe).manifold_options) | {"minorised": False}
-        plain = sm.HyperConnection(None, 8, 4, recipe, manifold=Transportation(4, **chart))
+        plain = sm.HyperConnection(None, 8, 4, recipe, manifold=Transportation(4, **chart), site=0)
         with torch.no_grad():
             plain.logits.bias.normal_()
         before = plain.state_dict()

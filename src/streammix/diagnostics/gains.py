@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ._checks import square
+from .._checks import widened_square
 
 Mixes = Sequence[Float[Tensor, "*tokens n n"]]
 
@@ -24,22 +24,22 @@ def forward_gain(product: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"
 
     One for every matrix whose rows sum to one, of whatever sign; for signed matrices see `forward_norm`.
     """
-    return square("product", product).sum(-1).abs().amax(-1)
+    return widened_square("product", product).sum(-1).abs().amax(-1)
 
 
 def backward_gain(product: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
     """Amax gain magnitude, backward: max_j |Σ_i P[i, j]| (arXiv 2512.24880, section 5)."""
-    return square("product", product).sum(-2).abs().amax(-1)
+    return widened_square("product", product).sum(-2).abs().amax(-1)
 
 
 def forward_norm(product: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
     """‖P‖_∞ = max_i Σ_j |P[i, j]|, the largest growth of any state; equals `forward_gain` where P >= 0."""
-    return square("product", product).abs().sum(-1).amax(-1)
+    return widened_square("product", product).abs().sum(-1).amax(-1)
 
 
 def backward_norm(product: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
     """‖P‖₁ = max_j Σ_i |P[i, j]|, the largest growth of any gradient; equals `backward_gain` where P >= 0."""
-    return square("product", product).abs().sum(-2).amax(-1)
+    return widened_square("product", product).abs().sum(-2).amax(-1)
 
 
 def complement_gain(product: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
@@ -48,13 +48,13 @@ def complement_gain(product: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*bat
     Zero: the streams have been averaged into one. One: some difference passes unharmed. A single stream has
     no differences, its gain is |P - 1|.
     """
-    product = square("product", product)
+    product = widened_square("product", product)
     return spectrum(product - 1 / product.shape[-1])[..., 0]
 
 
 def sigma_min(product: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
     """The least singular value: how much is left of the state that the product shrinks most."""
-    return spectrum(square("product", product))[..., -1]
+    return spectrum(widened_square("product", product))[..., -1]
 
 
 def spectrum(matrices: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n"]:
@@ -133,7 +133,7 @@ def gains_by_depth(mixes: Mixes) -> GainsByDepth:
 
 
 def checked_mixes(mixes: Mixes) -> list[Float[Tensor, "*tokens n n"]]:
-    checked = [square(f"mixes[{site}]", mix) for site, mix in enumerate(mixes)]
+    checked = [widened_square(f"mixes[{site}]", mix) for site, mix in enumerate(mixes)]
     if not checked:
         raise ValueError("mixes: got no sites; accepted: one (*tokens, n, n) tensor a site")
     for site, mix in enumerate(checked):

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ._checks import square
+from .._checks import widened_square
 
 
 def marginal_error(res: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
@@ -37,12 +37,12 @@ def column_deviation(res: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"
 
 def min_entry(res: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
     """min_ij T[i, j], in float64; below zero outside the Birkhoff polytope."""
-    return square("res", res).double().flatten(-2).amin(-1)
+    return widened_square("res", res).double().flatten(-2).amin(-1)
 
 
 def orthogonality_error(res: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
     """‖TᵀT - I‖_max = max_ij |(TᵀT - I)[i, j]|, in float64; zero for a matrix that keeps every length."""
-    res = square("res", res).double()
+    res = widened_square("res", res).double()
     error = res.mT @ res - torch.eye(res.shape[-1], dtype=res.dtype, device=res.device)
     return error.flatten(-2).abs().amax(-1)
 
@@ -51,5 +51,5 @@ def deviations(
     res: Float[Tensor, "*batch n n"],
 ) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch n"]]:
     """T1 - 1 and Tᵀ1 - 1, signed, in float64."""
-    res = square("res", res).double()
+    res = widened_square("res", res).double()
     return res.sum(-1) - 1, res.sum(-2) - 1

@@ -10,9 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..layers import GeneralisedConnection, HyperConnection, SparseConnection
-
-UNTRACED = (GeneralisedConnection, SparseConnection)  # FracConnection is one of the first
+from ..layers import Connection
+from ..layers.connections.base import Finish, Observer
 
 
 @dataclass
@@ -90,10 +89,10 @@ def tokens(parts: Sequence[Tensor], ndim: int) -> Tensor:
 
 @contextmanager
 def trace(model: nn.Module, *, states: bool = False) -> Iterator[Trace]:
-    """Record the coefficients of every HyperConnection in `model` while the block runs.
+    """Record the coefficients of every connection in `model` while the block runs.
 
-    Sites of a Stack with single-pass wiring are such too; what is recorded as `pre` is what a site reads with. Those
-    of fractions, segments and sparse updates are not: they have no n weights to read with, or no H_res of all streams.
+    With single-pass wiring, what is recorded as `pre` is what a site reads with. Connections of fractions, segments and
+    sparse updates are passed over, because they have no n weights to read with, or no H_res of all streams.
 
         with sm.diagnostics.trace(model) as trace:
             model(tokens)
@@ -105,20 +104,23 @@ def trace(model: nn.Module, *, states: bool = False) -> Iterator[Trace]:
     an exception, the model is as it was.
 
     Args:
-        model: any module that holds HyperConnection sites, or one site.
+        model: any module that holds connections, or one of them.
         states: keep the state after each site too, (..., n, C) a call, which takes much more memory.
 
     Raises:
         TypeError: `model` is not a module.
-        ValueError: it holds no HyperConnection; the message names other connections that it holds.
+        ValueError: it holds no connection that can be recorded; the message says why of those that it holds.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}; accepted: a torch.nn.Module")
-    sites = {name: module for name, module in model.named_modules() if isinstance(module, HyperConnection)}
-    if not sites:
-        others = {type(module).__name__ for module in model.modules() if isinstance(module, UNTRACED)}
-        have = f"with {', '.join(sorted(others))} only, which mixes no n x n streams" if others else "without any"
-        raise ValueError(f"model: got a {type(model).__name__} {have}; accepted: one with HyperConnections")
+    sites = {name: module for name, module in model.named_modules() if isinstance(module, Connection)}
+    mapped = {name: site for name, site in sites.items() if not site.unmapped}
+    if not mapped:
+        why = "; ".join(sorted({site.unmapped for site in sites.values()}))
+        raise ValueError(
+            f"model: got a {type(model).__name__} {f'of which {why}' if why else 'without any connection'}; accepted:"
+            " one with HyperConnections"
+        )
 
     record = Trace()
     run = -1
@@ -133,33 +135,30 @@ def trace(model: nn.Module, *, states: bool = False) -> Iterator[Trace]:
         if "torch._dynamo" in sys.modules:
             undo.enter_context(torch.compiler.set_stance("force_eager"))
         undo.callback(model.register_forward_pre_hook(begin_run, prepend=True).remove)
-        for name, site in sites.items():
-            connect = recording_connect(site, name, record, lambda: run, states)
-            undo.enter_context(overridden(site, "connect", connect))
+        for name, site in mapped.items():
+            observer = recorder(name, record, lambda: run, states)
+            site.observers.append(observer)
+            undo.callback(site.observers.remove, observer)
         yield record
 
 
-def recording_connect(
-    site: HyperConnection, name: str, record: Trace, run: Callable[[], int], states: bool
-) -> Callable[..., Any]:
-    """`site.connect`, through which every use of a site goes, with a note of each call in `record`."""
-    original = site.connect
+def recorder(name: str, record: Trace, run: Callable[[], int], states: bool) -> Observer:
+    """Notes every use of one site in `record`."""
 
-    def connect(x: Tensor, *carried: Tensor) -> Any:
+    def observe(site: Connection, state: Tensor, carried: tuple[Tensor, ...], finish: Finish) -> Finish:
         if in_backward():
-            return original(x, *carried)
+            return finish
         with torch.no_grad():
-            pre, post, res = site.coefficients(x)
+            pre, post, res = site.coefficients(state)
         (read_with,) = carried or (pre,)
         visit = Visit(name, run(), read_with.detach(), post.detach(), res.detach())
         record.visits.append(visit)
-        u, finish = original(x, *carried)
-        return u, finish_and_keep(visit, finish) if states else finish
+        return finish_and_keep(visit, finish) if states else finish
 
-    return connect
+    return observe
 
 
-def finish_and_keep(visit: Visit, finish: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+def finish_and_keep(visit: Visit, finish: Finish) -> Finish:
     def finished(y: Tensor) -> Any:
         out = finish(y)
         state = out[0] if isinstance(out, tuple) else out
@@ -167,19 +166,6 @@ def finish_and_keep(visit: Visit, finish: Callable[[Tensor], Any]) -> Callable[[
         return out
 
     return finished
-
-
-@contextmanager
-def overridden(owner: nn.Module, name: str, value: Any) -> Iterator[None]:
-    """`owner.name` is `value` within the block, as an attribute of the instance; afterwards what it was."""
-    before = vars(owner).get(name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        delattr(owner, name)
-        if before is not None:  # two traces of one model, one in the other
-            setattr(owner, name, before)
 
 
 def in_backward() -> bool:

@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ._checks import floating, square
+from .._checks import widened, widened_square
 
 
 def shares(weights: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
     """w[s] = |a[s]| / Σ|a|; all zero where every weight is."""
-    size = floating("weights", weights, 1, "(..., n)").abs()
+    size = widened("weights", weights, 1, "(..., n)").abs()
     total = size.sum(-1, keepdim=True)
     return size / torch.where(total == 0, 1, total)
 
@@ -78,15 +78,15 @@ def difference_energy(x: Float[Tensor, "*batch n C"], *, relative: bool = False)
 
 def identity_drift(res: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
     """‖H - I‖_F: how far mixing has moved from leaving every stream alone."""
-    res = square("res", res)
+    res = widened_square("res", res)
     return (res - torch.eye(res.shape[-1], dtype=res.dtype, device=res.device)).square().sum((-2, -1)).sqrt()
 
 
 def cross_stream_weight(res: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
     """1 - tr(H)/n: for doubly stochastic H, the mean share of a stream that comes from the others."""
-    res = square("res", res)
+    res = widened_square("res", res)
     return 1 - res.diagonal(dim1=-2, dim2=-1).mean(-1)
 
 
 def states(name: str, x: Float[Tensor, "*batch n C"]) -> Float[Tensor, "*batch n C"]:
-    return floating(name, x, 2, "(..., n, C)")
+    return widened(name, x, 2, "(..., n, C)")

@@ -14,6 +14,7 @@ from streammix import diagnostics, recipes
 from streammix.lab import data
 from streammix.lab.checkpoint import load_model
 from streammix.lab.config import RESIDUAL, Config
+from streammix.layers.connections import CLASSES
 
 
 @dataclass
@@ -61,13 +62,7 @@ def unmapped(connection: str) -> str:
     """Why models with this connection have no maps to show; empty if they have."""
     if connection == RESIDUAL:
         return f"a plain {RESIDUAL} model has no maps"
-    match recipes.get(connection).connection:
-        case "frac" | "generalised" as kind:
-            return f"the maps of {kind} connections, between segments of streams, are not shown"
-        case "sparse":
-            return "the maps of sparse connections, between streams that change by the token, are not shown"
-        case _:
-            return ""
+    return CLASSES[recipes.get(connection).connection].unmapped
 
 
 def measure_model(model: nn.Module, tokens: Int64[Tensor, "batch time"]) -> Maps:

@@ -1,20 +1,26 @@
 """The layers: whole stacks and single sites, the generators of their logits, and where streams begin and end."""
 
-from .frac import FracConnection
-from .generalised import GeneralisedConnection
-from .hyper_connection import HyperConnection
-from .single_pass import SinglePassConnection
-from .sparse import SparseConnection
+from .connections import (
+    Connection,
+    FracConnection,
+    GeneralisedConnection,
+    HyperConnection,
+    SinglePassConnection,
+    SparseConnection,
+)
+from .connections.temporal import decoding
 from .stack import Stack
 from .streams import Collapse, expand
 
 __all__ = [
     "Collapse",
+    "Connection",
     "FracConnection",
     "GeneralisedConnection",
     "HyperConnection",
     "SinglePassConnection",
     "SparseConnection",
     "Stack",
+    "decoding",
     "expand",
 ]

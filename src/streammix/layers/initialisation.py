@@ -4,9 +4,15 @@ import torch
 from torch import Tensor
 
 from ..recipes import Activation, AuthorsStart, Recipe
+from .generators import Start
 
 SATURATION = 8.0  # |logit| beyond which a sigmoid is not driven: its gradient there is 3e-4
 SOFT_LOGIT = 1.0  # "soft" rotation: site k reads sigmoid(1) = 0.73 of stream k mod n
+
+
+def start(recipe: Recipe, streams: int, site: int, identity_logits: Tensor, width: int) -> Start:
+    """The start of a hyper-connection's generator, whose projection takes `width` = n C numbers."""
+    return Start.at(biases(recipe, streams, site, identity_logits), weight_std(recipe, width), recipe.gate)
 
 
 def biases(recipe: Recipe, streams: int, site: int, identity_logits: Tensor) -> Tensor:

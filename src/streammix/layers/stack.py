@@ -1,25 +1,18 @@
 """A network's branches and all that joins them: the streams' beginning, every site in order, and their end."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from .. import recipes
-from ..functional import read
+from .._checks import check_integer
 from ..recipes import Recipe
-from . import deferred
-from .frac import FracConnection
-from .from_recipe import check_index
-from .generalised import GeneralisedConnection, Narrow, widen
-from .hyper_connection import HyperConnection
-from .single_pass import SinglePassConnection, first_read
-from .sparse import SparseConnection, share
-from .streams import Collapse, expand
-
-State = Any  # streams, fractions or segments (..., n, width); for single-pass wiring those and the next read weights
+from . import fused
+from .connections import CLASSES, Connection, HyperConnection, State, make
+from .keywords import accepted, divided
 
 
 class Stack(nn.Module):
@@ -29,8 +22,8 @@ class Stack(nn.Module):
         y = stack(x)                                           # (..., C) -> (..., C)
 
     Args:
-        branches: one or more maps from (..., C) to (..., C), each with its own normalisation, in order; a Transformer
-            block has two. They must return one tensor: for branches with further outputs use HyperConnection.
+        branches: one or more maps from (..., C) to (..., C), each with its own normalisation and without a residual of
+            its own, in order; a Transformer block has two.
         dim: C.
         streams: n, how many streams, fractions or segments; None takes the recipe's number (4, and 16 for xhc, say).
         recipe: a name of `streammix.recipes.names()`, or a Recipe.
@@ -42,16 +35,23 @@ class Stack(nn.Module):
             those are rebuilt, the branches behind them need no memory. None keeps all. For connection "hyper" with
             flattened logits. Under torch.compile the compiler decides instead, and sites that are hooked or compiled
             by themselves keep all.
+        first_output: whether to drop what a branch returns beside its first output, a tuple's further items. If not,
+            and a branch returns a tuple, the stack returns (y, further), further[k] being those of branch k.
+        channel_dim: where x and the branches have their C channels: 1 for (B, C, H, W).
+        activation: applied to the streams after every write, as a ResNet's ReLU after the sum.
 
     Attributes:
-        sites: the connections, a ModuleList; site k has `.branch`, the k-th branch.
+        sites: the connections, a ModuleList; site k has `.branch`, the k-th branch. len(stack), stack[k] and iteration
+            are those of `sites`.
         collapse: what ends the streams, a module.
 
     Raises:
-        TypeError: a branch is not callable. At the call: a branch returned something else than a tensor.
+        TypeError: a branch is not callable. At the call: a branch returned no tensor first, or no branch takes a
+            keyword argument that was given.
         ValueError: an unknown name, numbers that do not fit together. At the call: x is not (..., C).
 
-    Call: stack(x, *args, **kwargs), the further arguments going to every branch.
+    Call: stack(x, *args, **kwargs). Positional arguments go to every branch, a keyword argument to the branches that
+    take one of its name.
     """
 
     def __init__(
@@ -64,6 +64,9 @@ class Stack(nn.Module):
         manifold: str | None = None,
         dynamic: bool | None = None,
         recompute: int | Literal["auto"] | None = None,
+        first_output: bool = False,
+        channel_dim: int = -1,
+        activation: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         branches = list(branches)
@@ -75,75 +78,70 @@ class Stack(nn.Module):
                     f"branches: number {index} is a {type(branch).__name__}; accepted: modules and functions"
                 )
         recipe = changed(recipes.get(recipe) if isinstance(recipe, str) else recipe, manifold, dynamic)
-        check_index("dim", dim, 1)
         streams = recipe.streams if streams is None else streams
-        check_index("streams", streams, 1)
-        if recompute is not None:
-            if recompute != "auto":
-                check_index("recompute", recompute, 1)
-            if (recipe.connection, recipe.logits) != ("hyper", "flattened"):
-                raise ValueError(
-                    f"recompute: recipe {recipe.name!r} has {recipe.connection!r} connections with {recipe.logits}"
-                    " logits; accepted: 'hyper' connections with flattened logits, or recompute=None"
-                )
+        check_integer("dim", dim, 1)
+        check_integer("streams", streams, 1)
+        if recompute is not None and recompute != "auto":
+            check_integer("recompute", recompute, 1)
         self.recipe, self.dim, self.streams, self.recompute = recipe, dim, streams, recompute
-        self.sites = nn.ModuleList(build(branch, dim, streams, recipe, site) for site, branch in enumerate(branches))
-        self.collapse = ending(recipe, dim, streams)
+        self.first_output, self.channel_dim = first_output, channel_dim
+        options = {"channel_dim": channel_dim, "activation": activation}
+        self.sites = nn.ModuleList(
+            make(recipe, branch, dim, streams, site, **options) for site, branch in enumerate(branches)
+        )
+        if recompute is not None and not all(site.rebuilds for site in self):
+            raise ValueError(
+                f"recompute: recipe {recipe.name!r} has {recipe.connection!r} connections with {recipe.logits} logits"
+                f"{', and an activation follows them' * (activation is not None)}; accepted: 'hyper' connections with"
+                " flattened logits and no activation, or recompute=None"
+            )
+        self.collapse = CLASSES[recipe.connection].ending(recipe, dim, streams)
 
-    def forward(self, x: Float[Tensor, "*batch C"], *args: Any, **kwargs: Any) -> Float[Tensor, "*batch C"]:
-        return self.end(self.run(self.begin(x), args, kwargs))
+    def __len__(self) -> int:
+        return len(self.sites)
 
-    def states(self, x: Float[Tensor, "*batch C"], *args: Any, **kwargs: Any) -> Float[Tensor, "*batch n width"]:
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(cast("Iterable[Connection]", self.sites))
+
+    def __getitem__(self, index: int) -> Connection:
+        return cast("Connection", self.sites[index])
+
+    def forward(self, x: Float[Tensor, "*batch"], *args: Any, **kwargs: Any) -> Any:
+        state, further = self._run(self.begin(x), args, kwargs)
+        y = self.end(state)
+        return y if self.first_output or not any(further) else (y, further)
+
+    def states(self, x: Float[Tensor, "*batch"], *args: Any, **kwargs: Any) -> Float[Tensor, "*batch n width"]:
         """The streams (fractions, segments) after the last site."""
-        state = self.run(self.begin(x), args, kwargs)
-        return state[0] if self.recipe.connection == "single-pass" else state
+        return self[-1].streams_of(self.run(self.begin(x), args, kwargs))
 
     def run(self, state: State, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> State:
         """Every site in order; in fewer passes over the state where nothing asks for the states in between."""
-        kwargs = kwargs or {}
-        if all(map(deferred.can_defer, self.sites)):
-            sites: list[HyperConnection] = list(self.sites)  # type: ignore[arg-type]
-            kept = deferred.kept_states(self.streams, len(sites), self.recompute) if self.recompute else frozenset()
-            return deferred.run(sites, state, args, kwargs, kept=kept, checked=one_tensor)
-        for index, site in enumerate(self.sites):
-            state = site(state, *args, **kwargs)
-            if self.recipe.connection == "hyper":
-                state = one_tensor(index, state)
-        return state
+        return self._run(state, args, kwargs or {})[0]
 
-    def begin(self, x: Float[Tensor, "*batch C"]) -> State:
+    def _run(
+        self, state: State, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[State, list[tuple[Any, ...]]]:
+        """The state after the last site, and what else each branch returned."""
+        sites = list(self)
+        keywords = divided(kwargs, [accepted(site.branch) for site in sites] if kwargs else [None] * len(sites))
+        if all(site.fuses for site in sites):
+            kept = fused.kept_states(self.streams, len(sites), self.recompute) if self.recompute else frozenset()
+            return fused.run(cast("list[HyperConnection]", sites), cast("Tensor", state), args, keywords, kept=kept)
+        further = []
+        for site, own in zip(sites, keywords):
+            state, more = site.split(site(state, *args, **own))
+            further.append(more)
+        return state, further
+
+    def begin(self, x: Float[Tensor, "*batch"]) -> State:
         """The state before the first site."""
-        wide = self.over_width
-        if x.ndim < 1 or x.shape[-1] not in (self.dim, wide):
-            accepted = f"(..., {self.dim})" + f" or (..., {wide})" * (wide != self.dim)
-            raise ValueError(f"x: got shape {tuple(x.shape)}; accepted: {accepted}")
-        match self.recipe.connection:
-            case "frac":
-                return x.unflatten(-1, (self.streams, -1))
-            case "generalised" if x.shape[-1] == wide:
-                return x.unflatten(-1, (self.streams, -1))
-            case "generalised":
-                return widen(x, self.recipe.connection_options["segments"], self.streams)
-            case "sparse":
-                return share(expand(x, self.streams), self.sites[0].active)  # type: ignore[arg-type]
-            case "single-pass":
-                x = expand(x, self.streams)
-                return x, first_read(x)
-            case "hyper":
-                return expand(x, self.streams)
+        return self[0].begin(x if self.channel_dim == -1 else x.movedim(self.channel_dim, -1))
 
-    @property
-    def over_width(self) -> int:
-        """The width of the whole state where it may be given as such, generalised connections' n C / m; else C."""
-        if self.recipe.connection != "generalised":
-            return self.dim
-        return self.streams * self.dim // self.recipe.connection_options["segments"]
-
-    def end(self, state: State) -> Float[Tensor, "*batch C"]:
+    def end(self, state: State) -> Float[Tensor, "*batch"]:
         """The streams' end in one state."""
-        if self.recipe.connection == "single-pass" and not isinstance(self.collapse, Carried):
-            return self.collapse(state[0])
-        return self.collapse(state)
+        y = self.collapse(state)
+        return y if self.channel_dim == -1 else y.movedim(-1, self.channel_dim)
 
     def reset_parameters(self) -> None:
         """Set every connection and the collapse to the recipe's start; branches are left alone."""
@@ -155,15 +153,6 @@ class Stack(nn.Module):
         return f"dim={self.dim}, streams={self.streams}, recipe={self.recipe.name!r}"
 
 
-def one_tensor(index: int, output: Any) -> Tensor:
-    if isinstance(output, tuple):
-        raise TypeError(
-            f"branches: number {index} returned a tuple; Stack accepts branches that return one tensor; use"
-            " HyperConnection for others"
-        )
-    return output
-
-
 def changed(recipe: Recipe, manifold: str | None, dynamic: bool | None) -> Recipe:
     """The recipe with another manifold or static logits."""
     if dynamic and recipe.logits == "static":
@@ -173,52 +162,3 @@ def changed(recipe: Recipe, manifold: str | None, dynamic: bool | None) -> Recip
             raise TypeError(f"manifold: got {type(manifold).__name__}; Stack accepts a name, each site having its own")
         recipe = replace(recipe, manifold=manifold, manifold_options={})
     return replace(recipe, logits="static") if dynamic is False else recipe
-
-
-def build(branch: Callable[..., Any], dim: int, streams: int, recipe: Recipe, site: int) -> nn.Module:
-    """The site that this recipe's connection asks for."""
-    options = recipe.connection_options
-    match recipe.connection:
-        case "hyper":
-            return HyperConnection(branch, dim, streams, recipe, site, **options)
-        case "frac":
-            return FracConnection(branch, dim, streams, recipe, site, **options)
-        case "generalised":
-            return GeneralisedConnection(branch, dim, streams, recipe, site, **options)
-        case "sparse":
-            return SparseConnection(branch, dim, streams, recipe, site, **options)
-        case "single-pass":
-            return SinglePassConnection(branch, dim, streams, recipe, site, **options)
-        case other:
-            raise ValueError(f"connection: got {other!r}; accepted: hyper, frac, generalised, sparse, single-pass")
-
-
-class Concatenate(nn.Module):
-    """Ends fractions: (..., m, C / m) -> (..., C)."""
-
-    def forward(self, h: Float[Tensor, "*batch m width"]) -> Float[Tensor, "*batch C"]:
-        return h.flatten(-2)
-
-
-class Carried(nn.Module):
-    """Ends single-pass streams by the read weights the last site made: sum_j pre_j x_j."""
-
-    def forward(self, state: tuple[Tensor, Tensor]) -> Float[Tensor, "*batch C"]:
-        return read(*state)
-
-
-def ending(recipe: Recipe, dim: int, streams: int) -> nn.Module:
-    """What ends the streams of this recipe."""
-    match recipe.connection, recipe.collapse:
-        case "frac", "concatenate":
-            return Concatenate()
-        case "generalised", how:
-            return Narrow(recipe.connection_options["segments"], streams, how)
-        case "single-pass", "carried":
-            return Carried()
-        case "hyper" | "sparse" | "single-pass", "sum" | "mean" | "head" as how:
-            return Collapse(dim, streams, how)
-        case connection, how:
-            accepted = "concatenate" if connection == "frac" else "sum, mean, head"
-            accepted += ", carried" * (connection == "single-pass")
-            raise ValueError(f"collapse: got {how!r}; {connection} connections accept {accepted}")

@@ -2,12 +2,14 @@
 
 from typing import Literal, get_args
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .. import recipes
+from .._checks import check_integer, check_name
 from ..functional import read
-from .coefficients import Flattened
+from ..recipes import Recipe
+from .generators import Flattened, Start
 
 How = Literal["sum", "mean", "head"]
 
@@ -20,8 +22,7 @@ def expand(x: Float[Tensor, "*batch C"], streams: int) -> Float[Tensor, "*batch 
     """
     if x.ndim < 1:
         raise ValueError("x: got a scalar; accepted: (..., C)")
-    if isinstance(streams, bool) or not isinstance(streams, int) or streams < 1:
-        raise ValueError(f"streams: got {streams!r}; accepted: integers >= 1")
+    check_integer("streams", streams, 1)
     return x.unsqueeze(-2).expand(*x.shape[:-1], streams, x.shape[-1]).contiguous()
 
 
@@ -35,27 +36,46 @@ class Collapse(nn.Module):
     Args:
         dim: C.
         streams: n.
-        how: "sum", "mean" or "head".
+        recipe: a name of `streammix.recipes.names()` or a Recipe, whose ending is taken: that of the sites' recipe.
+        how: "sum", "mean" or "head", in place of the recipe's ending.
         norm_eps, read_eps: eps of the head's norm (None as in a recipe) and of its weights; DeepSeek-V4's by default.
 
     Raises:
-        ValueError: how is none of the three. At the call: streams that are not (..., n, C).
+        ValueError: how is none of the three, or the recipe ends otherwise. At the call: streams that are not
+            (..., n, C).
     """
 
     def __init__(
-        self, dim: int, streams: int = 4, how: How = "sum", *, norm_eps: float | None = 1e-6, read_eps: float = 1e-6
+        self,
+        dim: int,
+        streams: int = 4,
+        recipe: str | Recipe = "mhc",
+        *,
+        how: How | None = None,
+        norm_eps: float | None = 1e-6,
+        read_eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        if how not in get_args(How):
-            raise ValueError(f"how: got {how!r}; accepted: {', '.join(get_args(How))}")
-        self.dim, self.streams, self.how, self.read_eps = dim, streams, how, read_eps
-        self.head = Flattened(dim, streams, (streams,), norm_eps) if how == "head" else None
-        self.reset_parameters()
+        check_integer("dim", dim, 1)
+        check_integer("streams", streams, 1)
+        if how is not None:
+            check_name("how", how, get_args(How))
+        recipe = recipes.get(recipe) if isinstance(recipe, str) else recipe
+        ending = how or recipe.collapse
+        if ending not in get_args(How):
+            raise ValueError(
+                f"recipe: got {recipe.name!r}, whose streams end in {ending!r}; Collapse accepts recipes that end in"
+                f" {', '.join(get_args(How))}; streammix.Stack accepts all"
+            )
+        self.dim, self.streams, self.how, self.read_eps = dim, streams, ending, read_eps
+        # DeepSeek-V4's start: weights N(0, 0.02^2), zero biases, gate one.
+        start = Start(bias=(0.0,) * streams, weight_std=0.02, gate=1.0)
+        self.head = Flattened(dim, streams, (streams,), norm_eps, start=start) if ending == "head" else None
 
     def reset_parameters(self) -> None:
-        """DeepSeek-V4's start: weights N(0, 0.02^2), zero biases, gate one."""
+        """Set the head's parameters to their start."""
         if self.head is not None:
-            self.head.reset_parameters(torch.zeros(self.streams), weight_std=0.02, gate=1.0)
+            self.head.reset_parameters()
 
     def forward(self, x: Float[Tensor, "*batch n C"]) -> Float[Tensor, "*batch C"]:
         if x.ndim < 2 or x.shape[-2:] != (self.streams, self.dim):

@@ -1,8 +1,10 @@
 """Feasible sets for the mixing matrix H_res, one file a set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
+from .._checks import check_called
 from .base import Guarantees, Manifold
 from .birkhoff import Birkhoff
 from .circulant import Circulant
@@ -52,9 +54,17 @@ def get(name: str, streams: int, **options: Any) -> Manifold:
     Raises:
         ValueError: no manifold has this name, or its constructor refuses the arguments.
     """
-    if name not in _BY_NAME:
-        raise ValueError(f"manifold: none is called {name!r}; accepted: {', '.join(_BY_NAME)}")
+    check(name, options)
     return _BY_NAME[name](streams, **options)
+
+
+def check(name: str, options: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a manifold has this name and its constructor takes these options."""
+    check_called("manifold", name, _BY_NAME)
+    accepted = [option for option in signature(_BY_NAME[name]).parameters if option != "streams"]
+    for option in options:
+        if option not in accepted:
+            raise ValueError(f"manifold_options: got {option!r}; accepted by {name!r}: {', '.join(accepted) or 'none'}")
 
 
 __all__ = [
@@ -76,6 +86,7 @@ __all__ = [
     "Stiefel",
     "Transportation",
     "Unconstrained",
+    "check",
     "get",
     "names",
 ]

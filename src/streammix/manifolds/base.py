@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..functional import autocast_enabled, full_precision
-from .precision import AtLeastFloat32
+from .._checks import check_integer
+from .._parameters import AtLeastFloat32
+from .._precision import autocast_enabled, full_precision
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,7 @@ class Manifold(AtLeastFloat32):
 
     def __init__(self, streams: int) -> None:
         super().__init__()
-        if isinstance(streams, bool) or not isinstance(streams, int) or streams < 1:
-            raise ValueError(f"streams: got {streams!r}; accepted: integers >= 1")
+        check_integer("streams", streams, 1)
         self.streams = streams
 
     def __call__(self, logits: Float[Tensor, "*batch num_logits"]) -> Float[Tensor, "*batch n n"]:

@@ -1,8 +1,10 @@
 import torch
 from torch import Tensor, nn
 
+from .._checks import is_integer
+from .._parameters import assign, parameter_dtype
+from .._precision import product
 from .base import Guarantees, Manifold
-from .precision import parameter_dtype, product
 
 
 class Grassmann(Manifold):
@@ -31,7 +33,7 @@ class Grassmann(Manifold):
     def __init__(self, streams: int, *, rank: int | None = None) -> None:
         super().__init__(streams)
         rank = max(1, streams // 2) if rank is None else rank
-        if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= streams:
+        if not is_integer(rank, 1, streams):
             raise ValueError(f"rank: got {rank!r}; accepted: None or 1 ... streams = {streams}")
         self.rank = rank
         self.V = nn.Parameter(torch.empty(streams, rank, dtype=parameter_dtype()))
@@ -40,8 +42,7 @@ class Grassmann(Manifold):
     def reset_parameters(self) -> None:
         stream, frequency = torch.arange(self.streams, device="cpu"), torch.arange(self.rank, device="cpu")
         waves = torch.cos(torch.pi / self.streams * (stream.double().unsqueeze(-1) + 0.5) * frequency)
-        with torch.no_grad():
-            self.V.copy_(waves / waves.norm(dim=0))
+        assign(self.V, waves / waves.norm(dim=0))
 
     def forward(self, logits: Tensor) -> Tensor:
         logits = self._wide(logits)

@@ -3,8 +3,9 @@ import math
 import torch
 from torch import Tensor
 
+from .._checks import check_integer
+from .._precision import product
 from .base import OFF_DIAGONAL, Guarantees, Manifold
-from .precision import product
 from .rotations import rotation
 
 
@@ -31,8 +32,7 @@ class Orthostochastic(Manifold):
 
     def __init__(self, streams: int, *, s: int = 2) -> None:
         super().__init__(streams)
-        if isinstance(s, bool) or not isinstance(s, int) or s < 1:
-            raise ValueError(f"s: got {s!r}; accepted: integers >= 1")
+        check_integer("s", s, 1)
         self.s = s
         self.num_logits = streams * s * (streams * s - 1) // 2
 

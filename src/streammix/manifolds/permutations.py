@@ -6,8 +6,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .._checks import is_integer
+from .._parameters import parameter_dtype
+from .._precision import product
 from .base import OFF_DIAGONAL, Guarantees, Manifold
-from .precision import parameter_dtype, product
+from .constant import Constant
 
 ALL_UP_TO = 6  # streams up to which all n! permutations are taken: 720
 
@@ -52,18 +55,12 @@ class Permutations(Manifold):
         else:
             raise ValueError(f"count: got {count} beside a subset; accepted: one of the two")
         self.num_logits = len(self.permutations)
-        shape = (self.num_logits, streams**2)
-        self.matrices: Tensor
-        self.register_buffer("matrices", torch.empty(shape, dtype=parameter_dtype()), persistent=False)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
         rows = torch.tensor(self.permutations, device="cpu")
-        self.matrices.copy_(torch.nn.functional.one_hot(rows, self.streams).flatten(1))
+        self.matrices = Constant(torch.nn.functional.one_hot(rows, streams).flatten(1).to(parameter_dtype()))
 
     def forward(self, logits: Tensor) -> Tensor:
         a = self._wide(logits).softmax(-1)
-        return product(a, self.matrices).unflatten(-1, (self.streams, self.streams))
+        return product(a, self.matrices.on(a.device)).unflatten(-1, (self.streams, self.streams))
 
     def identity_logits(self) -> Tensor:
         others = OFF_DIAGONAL - math.log(max(self.num_logits - 1, 23) / 23)
@@ -80,7 +77,7 @@ def _draw(n: int, count: int | None, seed: int) -> list[tuple[int, ...]]:
         if n <= ALL_UP_TO:
             return list(itertools.permutations(range(n)))
         count = 2 * n**2
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= math.factorial(n):
+    if not is_integer(count, 1, math.factorial(n)):
         raise ValueError(f"count: got {count!r}; accepted: None or 1 ... {n}! = {math.factorial(n)}")
     rng, drawn = random.Random(seed), {tuple(range(n)): None}
     while len(drawn) < count:

@@ -1,8 +1,10 @@
 import torch
 from torch import Tensor
 
+from .._parameters import parameter_dtype
+from .._precision import product
 from .base import Guarantees, Manifold
-from .precision import parameter_dtype, product
+from .constant import Constant
 
 
 class Quaternion(Manifold):
@@ -29,19 +31,14 @@ class Quaternion(Manifold):
         super().__init__(streams)
         if streams != 4:
             raise ValueError(f"streams: got {streams}; Quaternion accepts 4")
-        self.products: Tensor
-        self.register_buffer("products", torch.empty(16, 16, dtype=parameter_dtype()), persistent=False)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        units = torch.eye(4, device="cpu")
-        self.products.copy_(torch.einsum("aij,bjk->abik", _left(units), _right(units)).reshape(16, 16))
+        units = torch.eye(4, dtype=parameter_dtype(), device="cpu")
+        self.products = Constant(torch.einsum("aij,bjk->abik", _left(units), _right(units)).reshape(16, 16))
 
     def forward(self, logits: Tensor) -> Tensor:
         q, r = (_unit(part) for part in self._wide(logits).unflatten(-1, (2, 4)).unbind(-2))
         # left(q) right(r) is linear in each: one product with those of the units takes less than making both.
         pairs = (q.unsqueeze(-1) * r.unsqueeze(-2)).flatten(-2)
-        return product(pairs, self.products).unflatten(-1, (4, 4))
+        return product(pairs, self.products.on(pairs.device)).unflatten(-1, (4, 4))
 
     def identity_logits(self) -> Tensor:
         return torch.zeros(8)

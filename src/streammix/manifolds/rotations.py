@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from .._precision import product
 from ..ops import current_for
-from .precision import product
 
 
 def rotation(entries: Tensor, n: int) -> Tensor:

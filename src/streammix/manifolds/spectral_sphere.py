@@ -1,8 +1,9 @@
 import torch
 from torch import Tensor, nn
 
+from .._parameters import assign, parameter_dtype
+from .._precision import product
 from .base import Guarantees, Manifold
-from .precision import parameter_dtype, product
 from .rotations import rotation, sums_kept
 
 IDENTITY_SIGMA = 4.0  # tanh(4) = 0.9993
@@ -34,7 +35,7 @@ class SpectralSphere(Manifold):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.ones_(self.gamma)
+        assign(self.gamma, 1.0)
 
     def forward(self, logits: Tensor) -> Tensor:
         n, m = self.streams, self.streams - 1

@@ -4,8 +4,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._parameters import assign, parameter_dtype
 from .base import OFF_DIAGONAL, Guarantees, Manifold
-from .precision import parameter_dtype
 
 BETA, EPS = 4.0, 1e-3  # of the scaled choice; its slope at the midpoint is then nearly one
 IDENTITY_LOGIT = 8.0
@@ -66,7 +66,7 @@ class Transportation(Manifold):
 
     def reset_parameters(self) -> None:
         if self.share is not None:
-            nn.init.constant_(self.share, OFF_DIAGONAL)
+            assign(self.share, OFF_DIAGONAL)
 
     def forward(self, logits: Tensor) -> Tensor:
         logits = self._wide(logits)

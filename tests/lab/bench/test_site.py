@@ -40,7 +40,7 @@ def test_bytes_that_have_to_move():
 
 
 def test_the_formulas_are_the_site(seed):
-    site = sm.HyperConnection(lambda u: u, 12, 3)
+    site = sm.HyperConnection(lambda u: u, 12, 3, site=0)
     with torch.no_grad():
         for parameter in site.parameters():
             parameter.normal_()

@@ -49,7 +49,7 @@ def one_site(
 def _calls(dim: int, n: int, tokens: int, compile: bool) -> tuple[dict[str, Call], dict[str, Call]]:
     """The contenders forward without autograd, and forward and backward."""
     torch.manual_seed(0)
-    site = HyperConnection(lambda u: u, dim, n)
+    site = HyperConnection(lambda u: u, dim, n, site=0)
     sites: dict[str, Callable[[Tensor], Tensor]] = {OURS: site, f"{OURS}, eager backend": _eager(site)}
     if compile:
         sites[f"{OURS}, compiled"] = torch.compile(site, dynamic=False)

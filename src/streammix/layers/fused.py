@@ -4,23 +4,18 @@ Outputs are those of the sites called one by one, gradients to rounding. With `k
 states kept, and rebuilds the others from the branch outputs by the writes alone; branches do not run again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..functional import write
-from .hyper_connection import HyperConnection, Opened, watched
+from .connections import HyperConnection
+from .connections.hyper import Opened
 
 Versioned = tuple[Tensor, int]  # a tensor and the count of changes in place it had when it was saved
-
-
-def can_defer(site: nn.Module) -> bool:
-    """Whether nothing watches or wraps the site: no subclass, hook, compiled call, or replaced method."""
-    replaced = site._compiled_call_impl is not None or {"forward", "connect"} & vars(site).keys()
-    return type(site) is HyperConnection and not replaced and not watched(site)  # FSDP watches, for one
 
 
 #: Numbers a token and channel that a branch of a Transformer keeps for its own backward pass, at least.
@@ -48,34 +43,33 @@ def run(
     sites: Sequence[HyperConnection],
     x: Tensor,
     args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
+    keywords: Sequence[Mapping[str, Any]],
     *,
     kept: frozenset[int],
-    checked: Callable[[int, Any], Tensor],
-) -> Tensor:
-    """The streams after all sites, which `can_defer`.
+) -> tuple[Tensor, list[tuple[Any, ...]]]:
+    """The streams after all sites, each of which `fuses`, and what else their branches returned.
 
+    keywords: each branch's own keyword arguments.
     kept: the states to keep, 0 among them; if empty, all.
-    checked(index, output): the branch's output as one tensor, or an error.
     """
     states = KeptStates(x, kept) if kept and _may_drop(x) else None
-    opened = sites[0]._open(x)
+    opened = sites[0].open(x)
+    further = []
     for index, site in enumerate(sites):
-        if site.branch is None:
-            raise TypeError(f"branches: number {index} is None; accepted: modules and functions")
-        y = checked(index, site.branch(opened.u, *args, **kwargs))
+        y, more = site.run_branch(opened.u, args, keywords[index])
+        further.append(more)
         if states is not None:
             states.write(opened, y)
         if index + 1 == len(sites):
-            with nullcontext() if states is None else states.hooks(False):
-                out = write(opened.x, y, opened.post, opened.res)
-            if states is not None:
-                states.close()
-            return out
-        opened = sites[index + 1]._open_after(opened, y, None if states is None else states.hooks(True))
+            break
+        opened = sites[index + 1].open_after(opened, y, None if states is None else states.hooks(True))
         if states is not None:
             states.reached(index + 1, opened.x)
-    raise AssertionError("unreachable: a Stack has sites")
+    with nullcontext() if states is None else states.hooks(False):
+        out = write(opened.x, y, opened.post, opened.res)
+    if states is not None:
+        states.close()
+    return out, further
 
 
 def _may_drop(x: Tensor) -> bool:
@@ -96,7 +90,11 @@ class Rebuilt:
         self.known: dict[int, Tensor] = {}
 
     def __getitem__(self, index: int) -> Tensor:
-        """State `index`. An operator asks for two in a row, and they for those below: others are let go."""
+        """State `index`.
+
+        An operator asks for two states in a row, later ones first; so those further on are needed no more, and are
+        dropped.
+        """
         self.known = {at: state for at, state in self.known.items() if at <= index + 1}
         if index not in self.known:
             state = self.state
@@ -129,7 +127,7 @@ class KeptStates:
             self.run = Rebuilt(index, x)
 
     def close(self) -> None:
-        """Let go of the last run: whatever was saved holds the hooks for as long as it lives, and they this."""
+        """Drop the last run, because the hooks live as long as what was saved, and the hooks hold this object."""
         self.run = None
 
     def hooks(self, makes_next: bool) -> AbstractContextManager[Any]:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import streammix as sm
-from streammix.layers import deferred
+from streammix.layers import fused
 
 RECIPES = ["mhc", "mhc-sinkhorn", "ihc", "deepseek-v4", "mhc-lite", "isohc", "hc", "hc-static"]
 
@@ -82,14 +82,14 @@ def test_a_manifold_that_maps_otherwise_is_called(seed):
             return super().forward(logits).mT
 
     for gradients_wanted in (True, False):
-        site = sm.HyperConnection(nn.Tanh(), 12, 4, manifold=Transposed(4))
+        site = sm.HyperConnection(nn.Tanh(), 12, 4, manifold=Transposed(4), site=0)
         stacked = stack(sites=2)
         stacked.sites[1].manifold = Transposed(4)
         with torch.set_grad_enabled(gradients_wanted):
             x = torch.randn(3, 12)
             torch.testing.assert_close(stacked(x), one_by_one(stacked, x))
             streams = torch.randn(3, 4, 12)
-            opened, res = site._open(streams), site.coefficients(streams)[2]
+            opened, res = site.open(streams), site.coefficients(streams)[2]
             assert torch.equal(opened.res, site.manifold(site.logits(streams)[2]))
             torch.testing.assert_close(opened.res, res)
 
@@ -126,7 +126,7 @@ def test_recompute_in_bfloat16_streams(seed):
 def test_recompute_keeps_few_states(monkeypatch, seed):
     asked, most, alive = [], 0, weakref.WeakSet()
 
-    class Watched(deferred.Rebuilt):
+    class Watched(fused.Rebuilt):
         def __init__(self, *args):
             super().__init__(*args)
             alive.add(self)
@@ -138,10 +138,10 @@ def test_recompute_keeps_few_states(monkeypatch, seed):
             most = max(most, len(self.known))
             return state
 
-    monkeypatch.setattr(deferred, "Rebuilt", Watched)
+    monkeypatch.setattr(fused, "Rebuilt", Watched)
     loss = stack(sites=9, recompute=3)(torch.randn(8, 12, requires_grad=True)).sum()
     writes = []
-    monkeypatch.setattr(deferred, "write", lambda *args: writes.append(args) or sm.write(*args))
+    monkeypatch.setattr(fused, "write", lambda *args: writes.append(args) or sm.write(*args))
     assert {run.first: len(run.writes) for run in alive} == {0: 3, 3: 3, 6: 3}
     loss.backward()
     assert len(writes) == 6  # each state that was not kept once
@@ -152,7 +152,7 @@ def test_recompute_keeps_few_states(monkeypatch, seed):
 
 @pytest.mark.parametrize(("streams", "sites"), [(1, 1), (1, 7), (2, 12), (4, 2), (4, 12), (4, 100), (16, 30)])
 def test_automatic_states(streams, sites):
-    kept = sorted(deferred.kept_states(streams, sites, "auto"))
+    kept = sorted(fused.kept_states(streams, sites, "auto"))
     assert kept[0] == 0
     assert kept[-1] == sites - 1
     for first, end in zip(kept, [*kept[1:], sites]):

@@ -1,7 +1,4 @@
-"""From the state to logits: the generators of the papers. Always in float32 at least, whatever the streams' dtype.
-
-Each generator maps x (..., n, C) to the read logits (..., n), the write logits (..., n) and the num_res mixing logits.
-"""
+"""mHC's generator: logits from the whole state, normalised and projected."""
 
 from collections.abc import Sequence
 
@@ -10,40 +7,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..functional import computing_dtype, full_precision
-from ..manifolds.precision import AtLeastFloat32, parameter_dtype
-from ..ops import current_for
-from ..ops.eager.site import inverse_rms
-
-Logits = tuple[Tensor, Tensor, Tensor]
-
-
-class Coefficients(AtLeastFloat32):
-    """A generator of logits."""
-
-    def reset_parameters(self, bias: Tensor, weight_std: float, gate: float) -> None:
-        """Biases as given, projection weights N(0, weight_std^2), every gate `gate`."""
-        raise NotImplementedError
+from ..._parameters import assign, assign_normal, parameter_dtype
+from ..._precision import computing_dtype, full_precision
+from ...ops import current_for
+from ...ops.eager.site import inverse_rms
+from .base import Generator, Start
 
 
-class Static(Coefficients):
-    """Logits that do not depend on the state: b."""
-
-    def __init__(self, sizes: Sequence[int]) -> None:
-        super().__init__()
-        self.sizes = tuple(sizes)
-        self.bias = nn.Parameter(torch.empty(sum(sizes), dtype=parameter_dtype()))
-
-    def forward(self, x: Float[Tensor, "*batch n C"]) -> tuple[Tensor, ...]:
-        bias = self.bias.to(torch.promote_types(self.bias.dtype, x.dtype))
-        return tuple(b.expand(*x.shape[:-2], size) for b, size in zip(bias.split(self.sizes), self.sizes))
-
-    def reset_parameters(self, bias: Tensor, weight_std: float, gate: float) -> None:
-        with torch.no_grad():
-            self.bias.copy_(bias)
-
-
-class Flattened(Coefficients):
+class Flattened(Generator):
     """Logits from the whole state (mHC Eq. 7, arXiv 2512.24880), one gate for each group of logits:
 
         logits = gate * (vec(x) phi') / rms(vec x) + b,    rms(v) = sqrt(mean v^2 + norm_eps)
@@ -56,6 +27,7 @@ class Flattened(Coefficients):
         sizes: how many logits each group has.
         norm_eps: added to the mean square. None: torch's default for rms_norm, the computing dtype's eps.
         frozen_gate: the last group's gate, if it is to be this constant instead of a parameter.
+        start: see Start.
 
     Parameters:
         weight (sum(sizes), n C), columns ordered stream by stream; bias (sum(sizes)); gate (number of groups that have
@@ -70,9 +42,10 @@ class Flattened(Coefficients):
         norm_eps: float | None,
         *,
         frozen_gate: float | None = None,
+        start: Start,
     ) -> None:
         super().__init__()
-        self.sizes = tuple(sizes)
+        self.sizes, self.start = tuple(sizes), start
         self.norm_eps = norm_eps
         self.frozen_gate = frozen_gate
         dtype = parameter_dtype()
@@ -80,6 +53,7 @@ class Flattened(Coefficients):
         self.weight = nn.Parameter(torch.empty(sum(sizes), streams * dim, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(sum(sizes), dtype=dtype))
         self.gate = nn.Parameter(torch.empty(sum(size > 0 for size in learned), dtype=dtype))
+        self.reset_parameters()
 
     def forward(self, x: Float[Tensor, "*batch n C"]) -> tuple[Tensor, ...]:
         dtype = torch.promote_types(self.weight.dtype, x.dtype)
@@ -98,11 +72,31 @@ class Flattened(Coefficients):
         flat = x.flatten(-2).to(weight.dtype)
         return F.linear(flat, weight) * inverse_rms(flat, norm_eps).unsqueeze(-1)
 
-    def reset_parameters(self, bias: Tensor, weight_std: float, gate: float) -> None:
-        with torch.no_grad():
-            self.weight.normal_(std=weight_std) if weight_std else self.weight.zero_()
-            self.bias.copy_(bias)
-            self.gate.fill_(gate)
+    def operands(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, float, float] | None:
+        """weight, gate, bias, the frozen gate (0: none) and the norm's eps, as the operators on whole sites take them;
+        None where those do not serve this state or these parameters.
+
+        Parameters are read from the dictionary that torch keeps them in, because for one token nn.Module's attribute
+        access costs as much as the arithmetic.
+        """
+        own = self._parameters
+        weight, gate, bias = own.get("weight"), own.get("gate"), own.get("bias")
+        if weight is None or gate is None or bias is None:  # replaced by something else, which attributes lead to
+            return None
+        dtype = weight.dtype
+        if dtype != x.dtype:
+            dtype = torch.promote_types(dtype, x.dtype)
+        if not one_pass(x, dtype):
+            return None
+        norm_eps = eps_of_norm(self.norm_eps, dtype)
+        if dtype != weight.dtype:
+            return weight.to(dtype), gate.to(dtype), bias.to(dtype), self.frozen_gate or 0.0, norm_eps
+        return weight, gate, bias, self.frozen_gate or 0.0, norm_eps
+
+    def reset_parameters(self) -> None:
+        assign_normal(self.weight, self.start.weight_std)
+        assign(self.bias, self.start.bias)
+        assign(self.gate, self.start.gate)
 
 
 def eps_of_norm(norm_eps: float | None, computing: torch.dtype) -> float:

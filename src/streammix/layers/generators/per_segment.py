@@ -5,12 +5,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..functional import full_precision
-from ..manifolds.precision import parameter_dtype
-from .coefficients import Coefficients, Logits
+from ..._parameters import assign, assign_normal, parameter_dtype
+from ..._precision import full_precision
+from .base import Generator, Start
 
 
-class PerSegment(Coefficients):
+class PerSegment(Generator):
     """Logits from each segment by itself (VWN, arXiv 2511.11238; Frac-Connections, arXiv 2503.14125).
 
     With z_i = LayerNorm(h_i), row i of each matrix, and temperature tau:
@@ -26,15 +26,18 @@ class PerSegment(Coefficients):
         reads, writes: how many read (write) logits each segment has.
         temperature: tau.
         norm_eps: eps of the layer norm.
+        start: see Start.
 
     Parameters:
         norm.weight, norm.bias (width); weight (reads + writes + n, width); bias (n reads + n writes + n^2), the mixing
         logits those of H_res, row-major; gate (2): s_a, s_b.
     """
 
-    def __init__(self, width: int, segments: int, reads: int, writes: int, temperature: float, norm_eps: float) -> None:
+    def __init__(
+        self, width: int, segments: int, reads: int, writes: int, temperature: float, norm_eps: float, *, start: Start
+    ) -> None:
         super().__init__()
-        self.temperature = temperature
+        self.temperature, self.start = temperature, start
         self.rows = (reads, writes, segments)
         self.sizes = tuple(segments * row for row in self.rows)
         dtype = parameter_dtype()
@@ -42,8 +45,9 @@ class PerSegment(Coefficients):
         self.weight = nn.Parameter(torch.empty(sum(self.rows), width, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(sum(self.sizes), dtype=dtype))
         self.gate = nn.Parameter(torch.empty(2, dtype=dtype))
+        self.reset_parameters()
 
-    def forward(self, h: Float[Tensor, "*batch n width"]) -> Logits:
+    def forward(self, h: Float[Tensor, "*batch n width"]) -> tuple[Tensor, Tensor, Tensor]:
         dtype = torch.promote_types(self.weight.dtype, h.dtype)
         with full_precision(h):
             norm_weight, norm_bias = self.norm.weight.to(dtype), self.norm.bias.to(dtype)
@@ -57,12 +61,12 @@ class PerSegment(Coefficients):
                 s_a * res.mT.flatten(-2) + res_bias,
             )
 
-    def reset_parameters(self, bias: Tensor, weight_std: float, gate: float) -> None:
-        self.norm.reset_parameters()
-        with torch.no_grad():
-            self.weight.normal_(std=weight_std) if weight_std else self.weight.zero_()
-            self.bias.copy_(bias)
-            self.gate.fill_(gate)
+    def reset_parameters(self) -> None:
+        assign(self.norm.weight, 1.0)
+        assign(self.norm.bias, 0.0)
+        assign_normal(self.weight, self.start.weight_std)
+        assign(self.bias, self.start.bias)
+        assign(self.gate, self.start.gate)
 
 
 class PerStream(PerSegment):
@@ -77,9 +81,10 @@ class PerStream(PerSegment):
         dim: C.
         streams: n.
         norm_eps: eps of the layer norm.
+        start: see Start.
 
     Parameters: those of PerSegment; weight (n + 2, C) holds w_m, w_b and the n columns of W_r.
     """
 
-    def __init__(self, dim: int, streams: int, norm_eps: float) -> None:
-        super().__init__(dim, streams, 1, 1, 1.0, norm_eps)
+    def __init__(self, dim: int, streams: int, norm_eps: float, *, start: Start) -> None:
+        super().__init__(dim, streams, 1, 1, 1.0, norm_eps, start=start)

@@ -4,13 +4,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..functional import full_precision
-from ..manifolds.precision import parameter_dtype
-from ..ops.eager.site import inverse_rms
-from .coefficients import Coefficients, Logits, eps_of_norm
+from ..._checks import check_integer
+from ..._parameters import assign, assign_normal, parameter_dtype
+from ..._precision import full_precision
+from ...ops.eager.site import inverse_rms
+from .base import Generator, Start
+from .flattened import eps_of_norm
 
 
-class CP(Coefficients):
+class CP(Generator):
     """mHC's generator with tensors of CP rank R in place of matrices (TEMPER, arXiv 2608.07851).
 
     With z = x / rms(vec x), each of read, write and res having factors of its own:
@@ -27,6 +29,7 @@ class CP(Coefficients):
         rank: R.
         norm_eps: added to the mean square; None as in Flattened.
         frozen_gate: the gate on res, if it is to be this constant instead of a parameter.
+        start: see Start; weight_std is that of C, whose other factors make t_r and D of unit size.
 
     Parameters:
         stream (n, 3 R): A, and channel (C, 3 R): B, of read, write and res side by side; out (4, n, R): C of read,
@@ -45,23 +48,25 @@ class CP(Coefficients):
         norm_eps: float | None,
         *,
         frozen_gate: float | None = None,
+        start: Start,
     ) -> None:
         super().__init__()
         if num_logits != streams**2:
             raise ValueError(
                 f"manifold: got one with {num_logits} logits; CP generators make n^2 = {streams**2} mixing logits"
             )
-        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-            raise ValueError(f"rank: got {rank!r}; accepted: integers >= 1")
+        check_integer("rank", rank, 1)
         self.streams, self.rank, self.norm_eps, self.frozen_gate = streams, rank, norm_eps, frozen_gate
+        self.start = start
         dtype = parameter_dtype()
         self.stream = nn.Parameter(torch.empty(streams, 3 * rank, dtype=dtype))
         self.channel = nn.Parameter(torch.empty(dim, 3 * rank, dtype=dtype))
         self.out = nn.Parameter(torch.empty(4, streams, rank, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(streams**2 + 2 * streams, dtype=dtype))
         self.gate = nn.Parameter(torch.empty(3 if frozen_gate is None else 2, dtype=dtype))
+        self.reset_parameters()
 
-    def forward(self, x: Float[Tensor, "*batch n C"]) -> Logits:
+    def forward(self, x: Float[Tensor, "*batch n C"]) -> tuple[Tensor, Tensor, Tensor]:
         n, dtype = self.streams, torch.promote_types(self.channel.dtype, x.dtype)
         with full_precision(x):
             wide = x.to(dtype)
@@ -77,16 +82,14 @@ class CP(Coefficients):
                 gate_res * ((t_res.unsqueeze(-2) * C_res) @ D_res.mT).flatten(-2) + res_bias,
             )
 
-    def reset_parameters(self, bias: Tensor, weight_std: float, gate: float) -> None:
+    def reset_parameters(self) -> None:
         """Factors such that t_r has unit size, D too, and C of size weight_std; at zero C still has a gradient."""
-        n, C = self.streams, len(self.channel)
-        with torch.no_grad():
-            self.stream.normal_(std=n**-0.5)
-            self.channel.normal_(std=C**-0.5)
-            self.out.normal_(std=weight_std) if weight_std else self.out.zero_()
-            self.out[3].normal_()
-            self.bias.copy_(bias)
-            self.gate.fill_(gate)
+        assign_normal(self.stream, self.streams**-0.5)
+        assign_normal(self.channel, len(self.channel) ** -0.5)
+        std = torch.tensor([*[self.start.weight_std] * 3, 1.0], device="cpu")
+        assign_normal(self.out, std[:, None, None].expand(self.out.shape))
+        assign(self.bias, self.start.bias)
+        assign(self.gate, self.start.gate)
 
     def extra_repr(self) -> str:
         return f"streams={self.streams}, rank={self.rank}"

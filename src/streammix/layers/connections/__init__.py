@@ -1,0 +1,23 @@
+"""The wirings: how a site is attached to the streams, one file each with its beginning and its ending beside it.
+
+A wiring enters itself by its class; importing its file here is all else it needs.
+"""
+
+from .base import CLASSES, Connection, State, make
+from .frac import FracConnection
+from .generalised import GeneralisedConnection
+from .hyper import HyperConnection
+from .single_pass import SinglePassConnection
+from .sparse import SparseConnection
+
+__all__ = [
+    "CLASSES",
+    "Connection",
+    "FracConnection",
+    "GeneralisedConnection",
+    "HyperConnection",
+    "SinglePassConnection",
+    "SparseConnection",
+    "State",
+    "make",
+]

@@ -1,0 +1,285 @@
+"""The interface of a connection: how one branch is attached to a state of several streams."""
+
+import inspect
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ... import manifolds, recipes
+from ..._checks import check_floating, check_integer
+from ...manifolds import Manifold
+from ...recipes import Recipe, Wiring
+
+#: What passes from site to site: streams, fractions or segments (..., rows, width), and what a wiring adds to them.
+State = Tensor | tuple[Tensor, Tensor]
+Finish = Callable[[Tensor], Any]  # from the branch's output to the state after the site
+Observer = Callable[["Connection", Tensor, tuple[Tensor, ...], Finish], Finish]
+
+#: Every wiring by the name that recipes have for it; a class that names its wiring enters itself.
+CLASSES: dict[str, type["Connection"]] = {}
+
+
+class Connection(nn.Module):
+    """One place where a branch is attached: read, branch, write. Each wiring is a subclass in a file of its own.
+
+        class Mine(Connection, wiring=Wiring("mine", logits=("flattened",), endings=("mean",))): ...
+
+    A subclass gives `build`, `begin`, `coefficients`, `read`, `write` and `ending`; or, where its order is another,
+    `join` in place of the three in the middle.
+
+    Args:
+        branch: maps (..., C) to (..., C), its own normalisation included, without a residual of its own. Further
+            arguments are passed on. May be None if only `connect` is used.
+        dim: C, the width of a branch.
+        streams: n, the number of streams, fractions or segments, >= 1.
+        recipe: a name of `streammix.recipes.names()` or a Recipe, of this wiring.
+        site: index of this site in the network, >= 0 (a Transformer block has two sites); it tells streams apart,
+            because what a new site reads rotates with it.
+        manifold: in place of the recipe's: a name of `streammix.manifolds.names()`, or a Manifold for n streams.
+        dynamic: False makes logits static (parameters only); True or None leaves the recipe's choice.
+        channel_dim: where a branch has its C channels: 1 for (B, C, H, W). States have them last all the same.
+        activation: applied to the state after the write, as a ResNet's ReLU after the sum.
+
+    Attributes:
+        branch, dim, streams, site: as given.
+        recipe: the Recipe.
+        manifold: the set H_res lies in.
+        observers: called at every use of the site, see `streammix.diagnostics.trace`.
+
+    Raises:
+        TypeError: branch or activation is not callable.
+        ValueError: an unknown name, or numbers that do not fit together. At the call: a state of another shape.
+
+    Warns:
+        UserWarning: branch is a function that holds modules with parameters, which are not the connection's own then.
+
+    Call: site(state, *args, **kwargs) -> the new state, or (that, *further outputs of the branch).
+    """
+
+    wiring: ClassVar[Wiring]
+    branch: Callable[..., Any] | None
+    activation: Callable[[Tensor], Tensor] | None
+    #: Why the site's maps cannot be shown as weights and matrices over n streams; "" where they can.
+    unmapped: ClassVar[str] = ""
+
+    def __init_subclass__(cls, *, wiring: Wiring | None = None) -> None:
+        super().__init_subclass__()
+        if wiring is not None:
+            cls.wiring = wiring
+            CLASSES[wiring.name] = cls
+            recipes.register(wiring)
+
+    def __init__(
+        self,
+        branch: Callable[..., Any] | None,
+        dim: int,
+        streams: int = 4,
+        recipe: str | Recipe = "mhc",
+        *,
+        site: int,
+        manifold: str | Manifold | None = None,
+        dynamic: bool | None = None,
+        channel_dim: int = -1,
+        activation: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        check_integer("dim", dim, 1)
+        check_integer("streams", streams, 1)
+        check_integer("site", site, 0)
+        self.recipe = self.accepted(recipes.get(recipe) if isinstance(recipe, str) else recipe, dynamic)
+        self.dim, self.streams, self.site, self.channel_dim = dim, streams, site, channel_dim
+        self.branch = checked_branch(branch)
+        if activation is not None and not callable(activation):
+            raise TypeError(f"activation: got {type(activation).__name__}; accepted: a module, a function or None")
+        self.activation = activation
+        self.observers: list[Observer] = []
+        self.build(manifold)
+
+    @classmethod
+    def accepted(cls, recipe: Recipe, dynamic: bool | None) -> Recipe:
+        """The recipe, static if it is to be, or an error if it is for another wiring."""
+        if recipe.connection != cls.wiring.name:
+            raise ValueError(
+                f"recipe: got {recipe.name!r}, whose connection is {recipe.connection!r}; {cls.__name__} accepts"
+                f" those with {cls.wiring.name!r}; streammix.Stack accepts all"
+            )
+        if dynamic and recipe.logits == "static":
+            raise ValueError(f"dynamic: recipe {recipe.name!r} makes static logits; choose a dynamic recipe")
+        return replace(recipe, logits="static") if dynamic is False else recipe
+
+    # --- what a wiring defines ----------------------------------------------------------------------------------
+
+    def build(self, manifold: str | Manifold | None) -> None:
+        """Make the manifold and the generators of logits, each at its start."""
+        raise NotImplementedError
+
+    def begin(self, x: Float[Tensor, "*batch C"]) -> State:
+        """The state before the first site."""
+        raise NotImplementedError
+
+    def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """pre, post and H_res for this state, in float32 at least."""
+        raise NotImplementedError
+
+    def read(self, x: Tensor, pre: Tensor) -> Float[Tensor, "*batch C"]:
+        """The branch's input."""
+        raise NotImplementedError
+
+    def write(self, x: Tensor, y: Float[Tensor, "*batch C"], post: Tensor, res: Tensor) -> Tensor:
+        """The state after the site, y being the branch's output."""
+        raise NotImplementedError
+
+    @classmethod
+    def ending(cls, recipe: Recipe, dim: int, streams: int) -> nn.Module:
+        """A module that ends the state after the last site in (..., C), as `recipe.collapse` says."""
+        raise NotImplementedError
+
+    # --- what all have ------------------------------------------------------------------------------------------
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """The last two sizes of a state: how many rows it has, and their width."""
+        return self.streams, self.dim
+
+    @property
+    def fuses(self) -> bool:
+        """Whether this site's write may be one operator with the next site's read, see layers/fused.py."""
+        return False
+
+    @property
+    def rebuilds(self) -> bool:
+        """Whether the state after this site can be made again from the branch's output, as `recompute` asks."""
+        return False
+
+    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        u, finish = self.connect(*x) if isinstance(x, tuple) else self.connect(x)
+        y, further = self.run_branch(u, args, kwargs)
+        return (finish(y), *further) if further else finish(y)
+
+    def connect(self, x: Tensor, *carried: Tensor) -> tuple[Float[Tensor, "*batch C"], Finish]:
+        """The branch's input u, and a function from the branch's output y to the new state.
+
+        u has its channels last, whatever `channel_dim` is, and so must y.
+        """
+        u, finish = self.join(x, *carried)
+        if self.activation is not None:
+            finish = self.activated(finish)
+        if self.observers:
+            for observe in self.observers:
+                finish = observe(self, x, carried, finish)
+        return u, finish
+
+    def join(self, x: Tensor, *carried: Tensor) -> tuple[Float[Tensor, "*batch C"], Finish]:
+        """`connect` without activation and observers."""
+        pre, post, res = self.coefficients(x)
+        return self.read(x, pre), lambda y: self.write(x, y, post, res)
+
+    def activated(self, finish: Finish) -> Finish:
+        """finish, followed by the activation."""
+        activation: Callable[[Tensor], Tensor] | None = self.activation
+        assert activation is not None
+        return lambda y: activation(finish(y))
+
+    def run_branch(
+        self, u: Float[Tensor, "*batch C"], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Float[Tensor, "*batch C"], tuple[Any, ...]]:
+        """The branch's output for u, and what else it returned."""
+        branch: Callable[..., Any] | None = self.branch
+        if branch is None:
+            raise TypeError(f"branch: this {type(self).__name__} was built with None; use connect(x)")
+        last = self.channel_dim == -1
+        output: Any = branch(u if last else u.movedim(-1, self.channel_dim), *args, **kwargs)
+        y, *further = output if isinstance(output, tuple) and output else (output,)
+        if not isinstance(y, Tensor):
+            raise TypeError(
+                f"branch: {type(branch).__name__} returned a {type(y).__name__}; accepted: a tensor, or a tuple whose"
+                " first item is one"
+            )
+        return y if last else y.movedim(self.channel_dim, -1), tuple(further)
+
+    def split(self, output: Any) -> tuple[State, tuple[Any, ...]]:
+        """What the site's call returned, as the state and the branch's further outputs."""
+        return (output[0], output[1:]) if isinstance(output, tuple) else (output, ())
+
+    def streams_of(self, x: State) -> Tensor:
+        """The streams, fractions or segments in a state."""
+        return x if isinstance(x, Tensor) else x[0]
+
+    def check(self, x: Tensor) -> None:
+        """Raise unless this is a state (..., rows, width)."""
+        rows, width = self.rows
+        shape = x.shape
+        if len(shape) < 2 or shape[-2] != rows or shape[-1] != width:
+            raise ValueError(f"x: got shape {tuple(shape)}; accepted: (..., {rows}, {width}){hint(shape, rows, width)}")
+        check_floating("x", x)
+
+    def reset_parameters(self) -> None:
+        """Set the connection's parameters to the recipe's start; the branch and the activation are left alone."""
+        for name, part in self.named_children():
+            if name not in ("branch", "activation"):
+                reset: Callable[[], None] | None = getattr(part, "reset_parameters", None)
+                if reset is not None:
+                    reset()
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, streams={self.streams}, recipe={self.recipe.name!r}, site={self.site}"
+
+
+def make(recipe: Recipe, branch: Callable[..., Any], dim: int, streams: int, site: int, **options: Any) -> Connection:
+    """The site that this recipe's wiring asks for."""
+    return CLASSES[recipe.connection](branch, dim, streams, recipe, site=site, **options)
+
+
+def manifold_of(manifold: str | Manifold | None, recipe: Recipe, streams: int) -> Manifold:
+    """The manifold given, or the recipe's."""
+    if manifold is None:
+        return manifolds.get(recipe.manifold, streams, **recipe.manifold_options)
+    if isinstance(manifold, str):
+        return manifolds.get(manifold, streams)
+    if manifold.streams != streams:
+        raise ValueError(f"manifold: got one for {manifold.streams} streams; accepted here: {streams} streams")
+    return manifold
+
+
+def checked_branch(branch: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    """The branch, or an error; a warning if it is a function that hides modules."""
+    if branch is not None and not callable(branch):
+        raise TypeError(f"branch: got {type(branch).__name__}; accepted: a module, a function or None")
+    if hidden := hidden_modules(branch):
+        warnings.warn(
+            f"branch: got a function that holds {', '.join(hidden)}; a connection does not own the parameters of what a"
+            " function holds: pass the module itself, or keep it in a module of yours as well",
+            stacklevel=4,
+        )
+    return branch
+
+
+def hidden_modules(branch: Any) -> list[str]:
+    """The types of the modules with parameters that a function holds in its closure, defaults or bound arguments."""
+    if branch is None or isinstance(branch, nn.Module):
+        return []
+    held: list[Any] = [getattr(branch, "__self__", None)]
+    held += getattr(branch, "args", ()) or ()  # of functools.partial, as the next
+    held += (getattr(branch, "keywords", None) or {}).values()
+    held += [getattr(branch, "func", None)]
+    if inspect.isfunction(branch):
+        held += branch.__defaults__ or ()
+        for cell in branch.__closure__ or ():
+            try:
+                held.append(cell.cell_contents)
+            except ValueError:  # not filled yet
+                continue
+    return [type(h).__name__ for h in held if isinstance(h, nn.Module) and next(h.parameters(), None) is not None]
+
+
+def hint(shape: Sequence[int], rows: int, width: int) -> str:
+    """What was probably meant by a state of the wrong shape."""
+    if len(shape) and shape[-1] == width and rows in shape[:-1]:
+        return f"; dimension {list(shape).index(rows)} has {rows} entries, but streams are next to last"
+    if len(shape) and shape[-1] == width and shape[-2:-1] != (rows,):
+        return f"; streammix.expand(x, {rows}) makes streams of a state (..., {width})"
+    return ""

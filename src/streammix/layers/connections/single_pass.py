@@ -1,0 +1,88 @@
+"""Single-pass wiring (DeepSeek-V4.1): read weights are used one site after the one that made them."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ...functional import read
+from ...recipes import Recipe, Wiring
+from ..streams import Collapse, expand
+from .base import Finish
+from .hyper import HyperConnection, check_width
+
+Streams = tuple[Float[Tensor, "*batch n C"], Float[Tensor, "*batch n"]]
+
+
+class SinglePassConnection(
+    HyperConnection,
+    wiring=Wiring(
+        "single-pass",
+        logits=("static", "flattened", "per-stream", "cp"),
+        endings=("sum", "mean", "head", "carried"),
+        authors_start=True,
+    ),
+):
+    """A site that reads with the weights of the site before it and makes those of the next (DeepSeek-V4.1):
+
+        u = sum_j pre_j x_j,   y = branch(u),   pre', post, H_res from x,   out_i = sum_j H_res[i, j] x_j + post_i y
+
+    Mixing, writing and the next site's reading then pass over the streams once: 2n + 2 widths are moved, not 3n + 2.
+    The first pre is one-hot on stream 0; the last pre' may end the streams in place of a head.
+
+    Arguments are HyperConnection's; recipes of connection "single-pass".
+
+    Call: site((x, pre), *args, **kwargs) -> (out, pre'), or ((out, pre'), *extra outputs of the branch).
+    """
+
+    def begin(self, x: Float[Tensor, "*batch C"]) -> Streams:
+        check_width(x, self.dim)
+        x = expand(x, self.streams)
+        return x, first_read(x)
+
+    def join(self, x: Float[Tensor, "*batch n C"], *carried: Tensor) -> tuple[Float[Tensor, "*batch C"], Finish]:
+        (pre,) = carried
+        following, post, res = self.coefficients(x)
+        return self.read(x, pre), lambda y: (self.write(x, y, post, res), following)
+
+    def activated(self, finish: Finish) -> Finish:
+        assert self.activation is not None
+        activation = self.activation
+
+        def finished(y: Tensor) -> Streams:
+            x, following = finish(y)
+            return activation(x), following
+
+        return finished
+
+    def split(self, output: Any) -> tuple[Streams, tuple[Any, ...]]:
+        return (output[0], output[1:]) if isinstance(output[0], tuple) else (output, ())
+
+    @property
+    def rebuilds(self) -> bool:
+        return False
+
+    @classmethod
+    def ending(cls, recipe: Recipe, dim: int, streams: int) -> nn.Module:
+        return Carried() if recipe.collapse == "carried" else CollapseCarried(dim, streams, recipe)
+
+
+def first_read(x: Float[Tensor, "*batch n C"]) -> Float[Tensor, "*batch n"]:
+    """One-hot on stream 0, in float32 at least."""
+    pre = x.new_zeros(x.shape[:-1], dtype=torch.promote_types(x.dtype, torch.float32))
+    return torch.cat([torch.ones_like(pre[..., :1]), pre[..., 1:]], -1)
+
+
+class Carried(nn.Module):
+    """Ends single-pass streams by the read weights the last site made: sum_j pre_j x_j."""
+
+    def forward(self, x: Streams) -> Float[Tensor, "*batch C"]:
+        return read(*x)
+
+
+class CollapseCarried(Collapse):
+    """Ends single-pass streams as Collapse does; the last read weights are not used."""
+
+    def forward(self, x: Streams) -> Float[Tensor, "*batch C"]:  # type: ignore[override]
+        return super().forward(x[0])

@@ -1,0 +1,5 @@
+"""The recipes of the papers, by what they change: the matrix alone, or the wiring and the generators too."""
+
+from . import constrained, hyper, layouts
+
+ALL = (*hyper.RECIPES, *constrained.RECIPES, *layouts.RECIPES)
