@@ -136,3 +136,42 @@ def test_a_write_multiplier_and_eps(name, backend, seed):
 def test_unknown_name():
     with pytest.raises(ValueError, match=r"recipe: none is called 'mch'; accepted: hc, hc-static, mhc"):
         sm.recipes.get("mch")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"start": "identiy"}, r"start: got 'identiy'; accepted: identity, zero, authors; did you mean 'identity'\?"),
+        ({"mix_start": "x"}, r"mix_start: got 'x'; accepted: identity, zero"),
+        ({"rotate": "x"}, r"rotate: got 'x'; accepted: one-hot, soft"),
+        ({"logits": "flatened"}, r"logits: got 'flatened'; hyper connections accept static, flattened.*did you mean"),
+        ({"read": "sigmiod"}, r"read: got 'sigmiod'; accepted: linear, sigmoid, twice-sigmoid"),
+        ({"write": None}, r"write: got None"),
+        ({"connection": "hyper-connection"}, r"connection: got 'hyper-connection'; accepted: hyper"),
+        (
+            {"connection_options": {"manifold": "identity"}},
+            r"connection_options: got 'manifold'; hyper connections accept",
+        ),
+        ({"manifold": "birkhof"}, r"manifold: none is called 'birkhof'; accepted: birkhoff.*did you mean 'birkhoff'\?"),
+        ({"manifold_options": {"tolerance": 1}}, r"manifold_options: got 'tolerance'; accepted by 'birkhoff': tol"),
+        ({"collapse": "carried"}, r"collapse: got 'carried'; hyper connections accept sum, mean, head"),
+        ({"streams": 0}, r"streams: got 0; accepted: integers >= 1"),
+        ({"streams": True}, r"streams: got True"),
+        ({"rank": 1.5}, r"rank: got 1\.5"),
+        ({"gate": float("nan")}, r"gate: got nan; accepted: finite numbers"),
+        ({"gate": "1"}, r"gate: got '1'"),
+        ({"weight_std": -1.0}, r"weight_std: got -1\.0; accepted: finite numbers >= 0"),
+        ({"freeze_mix_gate": 1}, r"freeze_mix_gate: got 1; accepted: True, False"),
+        ({"freeze_mix_gate": True, "logits": "per-stream"}, r"freeze_mix_gate: got True with per-stream logits"),
+        ({"norm_eps": None, "logits": "per-stream"}, r"norm_eps: got None; .*take a LayerNorm"),
+        ({"name": ""}, r"name: got ''"),
+    ],
+)
+def test_a_recipe_checks_itself_when_it_is_made(fields, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(sm.recipes.get("mhc"), **fields)
+
+
+def test_names_that_were_probably_meant_are_proposed():
+    with pytest.raises(ValueError, match=r"recipe: none is called 'deepseek_v4'.*did you mean 'deepseek-v4'\?"):
+        sm.recipes.get("deepseek_v4")

@@ -24,13 +24,24 @@ class AtLeastFloat32(nn.Module):
 
         return super()._apply(at_least_float32, recurse)
 
+    @property
+    def _is_hf_initialized(self) -> bool:
+        """Hugging Face's loader asks every module whether it is initialised, and leaves those that it does not know
+        with the memory it found. Asked by it, a module initialises what was not read from the checkpoint."""
+        if loader_initialises() and (reset := getattr(self, "reset_parameters", None)):
+            reset()
+        return True
+
+    @_is_hf_initialized.setter
+    def _is_hf_initialized(self, value: bool) -> None:
+        pass
+
 
 @torch.no_grad()
 def assign(parameter: Tensor, values: Tensor | Sequence[float] | float) -> None:
     """Write values, or one value everywhere, into a parameter, in place; each rank writes its own part of a DTensor.
 
-    A parameter that Hugging Face's loader has read from a checkpoint keeps what was read: the loader marks it, and
-    calls `reset_parameters` on its module because another parameter there was missing.
+    While Hugging Face's loader initialises a model, parameters that it read from the checkpoint keep what was read.
     """
     if loaded(parameter):
         return
@@ -67,5 +78,11 @@ def matching(parameter: Tensor, values: Tensor | Sequence[float]) -> Tensor:
 
 
 def loaded(parameter: Tensor) -> bool:
-    """Whether Hugging Face's loader has marked the parameter as read from a checkpoint."""
-    return getattr(parameter, "_is_hf_initialized", False)
+    """Whether Hugging Face's loader is initialising a model, and has read this parameter from the checkpoint."""
+    return getattr(parameter, "_is_hf_initialized", False) and loader_initialises()
+
+
+def loader_initialises() -> bool:
+    """Whether Hugging Face's loader is initialising a model: it then has its own functions in place of torch.nn.init's,
+    which pass by the parameters that it marked as read from the checkpoint."""
+    return nn.init.normal_.__module__ != "torch.nn.init"

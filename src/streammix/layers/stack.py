@@ -38,7 +38,8 @@ class Stack(nn.Module):
         first_output: whether to drop what a branch returns beside its first output, a tuple's further items. If not,
             and a branch returns a tuple, the stack returns (y, further), further[k] being those of branch k.
         channel_dim: where x and the branches have their C channels: 1 for (B, C, H, W).
-        activation: applied to the streams after every write, as a ResNet's ReLU after the sum.
+        activation: applied to the streams after every write, as a ResNet's ReLU after the sum. Where streams start as
+            copies of x, a new stack still equals the plain network.
 
     Attributes:
         sites: the connections, a ModuleList; site k has `.branch`, the k-th branch. len(stack), stack[k] and iteration

@@ -61,7 +61,7 @@ class Transportation(Manifold):
         self.chart = chart
         self.scaled = scaled
         self.num_logits = (streams - 1) ** 2
-        self.share = nn.Parameter(torch.empty((), dtype=parameter_dtype())) if minorised else None
+        self.share = nn.Parameter(torch.empty(1, dtype=parameter_dtype())) if minorised else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -98,8 +98,10 @@ class Transportation(Manifold):
     ) -> None:
         """A state saved before there was a share keeps its meaning: d = sigmoid(-inf) = 0, which stays so."""
         key = f"{prefix}share"
+        if key in state_dict and state_dict[key].ndim == 0:  # saved when it was a scalar, which FSDP cannot shard
+            state_dict[key] = state_dict[key].reshape(1)
         if self.share is not None and key not in state_dict and (local_metadata.get("version") or 1) < 2:
-            state_dict[key] = torch.full((), -torch.inf, dtype=self.share.dtype)
+            state_dict[key] = torch.full((1,), -torch.inf, dtype=self.share.dtype)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def extra_repr(self) -> str:

@@ -34,7 +34,7 @@ class Wiring:
         for option in given:
             if option not in accepted:
                 names = ", ".join(accepted) or "none"
-                raise ValueError(f"connection_options: got {option!r}; accepted by {self.name!r} connections: {names}")
+                raise ValueError(f"connection_options: got {option!r}; {self.name} connections accept {names}")
         for option in self.options:
             if option not in given:
                 raise ValueError(

@@ -26,6 +26,14 @@ class Past:
     y: Float[Tensor, "*batch C"] | None = None
 
 
+class Filters(nn.ParameterList):
+    """The weights of causal filters, each (length, C); zero at the start."""
+
+    def reset_parameters(self) -> None:
+        for weight in self:
+            assign(weight, 0.0)
+
+
 class TemporalBasis(AtLeastFloat32):
     """y and causal depthwise convolutions of y over time, made orthogonal (xHC, arXiv 2607.14530).
 
@@ -58,13 +66,12 @@ class TemporalBasis(AtLeastFloat32):
         if isinstance(time_axis, bool) or not isinstance(time_axis, int) or time_axis == -1:
             raise ValueError(f"time_axis: got {time_axis!r}; accepted: an integer other than -1, the features' axis")
         self.size, self.time_axis = 1 + len(lengths), time_axis
-        self.filters = nn.ParameterList(torch.empty(length, dim, dtype=parameter_dtype()) for length in lengths)
+        self.filters = Filters(torch.empty(length, dim, dtype=parameter_dtype()) for length in lengths)
         self.past: Past | None = None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        for weight in self.filters:
-            assign(weight, 0.0)
+        self.filters.reset_parameters()
 
     def forward(self, y: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch basis C"]:
         y = y.to(torch.promote_types(y.dtype, torch.float32))
