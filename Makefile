@@ -1,5 +1,5 @@
 # make demo   train and compare small models, write the report
-# make test   lint, types and the test suite, all but the sanitizers
+# make test   lint, types and the test suite, all but the sanitizers; layers once more with annotations executed
 # make sanitize  the C++ under AddressSanitizer and UBSan; SANITIZE=long for every instruction set and a longer corpus
 # make bench  accuracy, digits and run time of the projection, time and memory of a site; renews the figures and pictures in docs
 # make wheel  one wheel for all Pythons and torches, in dist/
@@ -10,6 +10,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := $(VENV)/.packages
+# Annotations of shapes and types are executed. Compilers cannot trace through that, and refusals come from it first.
+TYPED = $(BIN)/python -m pytest --numprocesses auto --jaxtyping-packages=streammix,beartype.beartype \
+	-m "not refusal and not slow" -k "not compile and not export" \
+	tests/layers tests/manifolds tests/diagnostics tests/test_functional.py tests/test_recipes.py
 NATIVE := setup.py $(wildcard src/streammix/csrc/*)
 
 .PHONY: demo test lint sanitize bench wheel clean
@@ -35,6 +39,7 @@ lint: $(READY)
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses auto --ignore tests/csrc
+	$(TYPED)
 
 sanitize: $(READY)
 	STREAMMIX_SANITIZE=$(SANITIZE) $(BIN)/python -m pytest tests/csrc

@@ -33,6 +33,7 @@ def test_autocast_keeps_matrices_in_float32(project, dtype, seed):
     assert g.dtype == dtype
 
 
+@pytest.mark.refusal
 @pytest.mark.parametrize("project", PROJECTIONS)
 @pytest.mark.parametrize(
     ("logits", "error", "message"),
@@ -54,6 +55,7 @@ def test_bad_logits(project, logits, error, message):
         project(logits)
 
 
+@pytest.mark.refusal
 def test_bad_options():
     R = torch.zeros(4, 4)
     with pytest.raises(ValueError, match=r"tol: got -1"):
@@ -66,6 +68,7 @@ def test_bad_options():
         sm.sinkhorn(R, recipe="mch")
 
 
+@pytest.mark.refusal
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -95,6 +95,7 @@ def test_a_recipe_pickled_before_its_newer_fields_has_their_defaults():
     assert pickle.loads(pickle.dumps(old)) == sm.recipes.get("mhc")
 
 
+@pytest.mark.refusal
 @pytest.mark.parametrize(
     ("field", "value", "accepted"),
     [
@@ -138,6 +139,7 @@ def test_unknown_name():
         sm.recipes.get("mch")
 
 
+@pytest.mark.refusal
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

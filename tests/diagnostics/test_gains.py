@@ -134,6 +134,7 @@ def test_shapes_of_no_tokens():
         gains.gains_by_depth([torch.ones(0, 4, 4)])
 
 
+@pytest.mark.refusal
 @pytest.mark.parametrize(
     ("mixes", "error", "message"),
     [

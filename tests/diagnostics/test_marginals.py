@@ -57,6 +57,7 @@ def test_shapes(measure):
     assert measure(torch.eye(3, dtype=torch.bfloat16)).dtype == torch.float64
 
 
+@pytest.mark.refusal
 @pytest.mark.parametrize("measure", MEASURES)
 def test_bad_input(measure):
     with pytest.raises(ValueError, match=r"res: got shape \(2, 3\)"):

@@ -91,6 +91,7 @@ def test_half_precision_is_measured_in_float32():
     assert usage.effective_streams(torch.ones(4, dtype=torch.bfloat16)).dtype == torch.float32
 
 
+@pytest.mark.refusal
 @pytest.mark.parametrize(
     "measure",
     [

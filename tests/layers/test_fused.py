@@ -264,6 +264,7 @@ def test_compiled(seed):
     torch.testing.assert_close(grad, grads["x"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.refusal
 @pytest.mark.parametrize("bad", [0, -1, 2.5, True, "often"])
 def test_bad_interval(bad):
     with pytest.raises(ValueError, match="recompute"):

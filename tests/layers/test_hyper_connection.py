@@ -235,6 +235,7 @@ def test_overrides(seed):
     assert sm.HyperConnection(None, 8, manifold=own, site=0).manifold is own
 
 
+@pytest.mark.refusal
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -273,6 +274,7 @@ def test_bad_input(build, message):
         build()
 
 
+@pytest.mark.refusal
 def test_a_branch_must_be_callable():
     with pytest.raises(TypeError, match=r"branch: got int"):
         sm.HyperConnection(3, 8, site=0)

@@ -284,6 +284,7 @@ def test_connections_compose_with_manifolds(recipe, manifold, seed):
     assert site.manifold.contains(H).all()
 
 
+@pytest.mark.refusal
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -345,6 +346,7 @@ def test_a_branch_returns_a_tensor_first(recipe):
         sm.Stack([lambda u: (None, u)], 8, recipe=recipe)(torch.zeros(2, 3, 8))
 
 
+@pytest.mark.refusal
 def test_wrong_kinds_of_argument():
     with pytest.raises(TypeError, match=r"branches: number 1 is a int; accepted"):
         sm.Stack([nn.Tanh(), 3], 8)

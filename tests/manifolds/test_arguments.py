@@ -7,6 +7,7 @@ import streammix as sm
 from streammix import manifolds as M
 
 
+@pytest.mark.refusal
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -50,6 +51,7 @@ def test_bad_input(build, message):
         build()
 
 
+@pytest.mark.refusal
 @pytest.mark.parametrize("name", sm.manifolds.names())
 @pytest.mark.parametrize("streams", [0, -1, 2.0, True])
 def test_streams(name, streams):
@@ -57,6 +59,7 @@ def test_streams(name, streams):
         sm.manifolds.get(name, streams)
 
 
+@pytest.mark.refusal
 @pytest.mark.parametrize("name", [name for name in sm.manifolds.names() if name != "unconstrained"])
 def test_logits_must_be_floating_point(name):
     manifold = sm.manifolds.get(name, 4)

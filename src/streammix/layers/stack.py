@@ -107,12 +107,12 @@ class Stack(nn.Module):
     def __getitem__(self, index: int) -> Connection:
         return cast("Connection", self.sites[index])
 
-    def forward(self, x: Float[Tensor, "*batch"], *args: Any, **kwargs: Any) -> Any:
+    def forward(self, x: Float[Tensor, "..."], *args: Any, **kwargs: Any) -> Any:
         state, further = self._run(self.begin(x), args, kwargs)
         y = self.end(state)
         return y if self.first_output or not any(further) else (y, further)
 
-    def states(self, x: Float[Tensor, "*batch"], *args: Any, **kwargs: Any) -> Float[Tensor, "*batch n width"]:
+    def states(self, x: Float[Tensor, "..."], *args: Any, **kwargs: Any) -> Float[Tensor, "*batch n width"]:
         """The streams (fractions, segments) after the last site."""
         return self[-1].streams_of(self.run(self.begin(x), args, kwargs))
 
@@ -135,11 +135,11 @@ class Stack(nn.Module):
             further.append(more)
         return state, further
 
-    def begin(self, x: Float[Tensor, "*batch"]) -> State:
+    def begin(self, x: Float[Tensor, "..."]) -> State:
         """The state before the first site."""
         return self[0].begin(x if self.channel_dim == -1 else x.movedim(self.channel_dim, -1))
 
-    def end(self, state: State) -> Float[Tensor, "*batch"]:
+    def end(self, state: State) -> Float[Tensor, "..."]:
         """The streams' end in one state."""
         y = self.collapse(state)
         return y if self.channel_dim == -1 else y.movedim(-1, self.channel_dim)

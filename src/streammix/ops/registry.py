@@ -64,7 +64,7 @@ def _differentiable(
     op = getattr(getattr(torch.ops, namespace), name).default
     ops = operators[namespace]
 
-    def backward_in_namespace(ctx: Any, *grads: Tensor) -> Any:
+    def backward_in_namespace(ctx: Any, *grads: Tensor | None) -> Any:
         with torch._C._DisableAutocast():
             return backward(ops, ctx, *grads)
 
