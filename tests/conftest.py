@@ -1,10 +1,16 @@
 import os
+import signal
 
 import pytest
 import torch
 
 # One thread: with two, tiny operators wait on each other's threads for milliseconds when the machine is busy.
 torch.set_num_threads(1)
+
+# Under nohup and in the background a shell has these ignored, and every process started from here would inherit that.
+for name, usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    if signal.getsignal(number := getattr(signal, name)) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 
 @pytest.fixture

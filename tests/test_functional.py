@@ -106,3 +106,23 @@ def test_expand_copies():
     assert streams.shape == (2, 3, 4, 5)
     streams[..., 0, :] = 0
     assert torch.equal(streams[..., 1, :], x)
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.to(torch.float8_e4m3fn), r"got dtype torch\.float8_e4m3fn; accepted: float16"),
+        (lambda t: t.to_sparse(), r"got a tensor of layout torch\.sparse_coo; accepted: dense tensors"),
+        (lambda t: t.flatten(0, -2).to_sparse_csr(), r"layout torch\.sparse_csr"),
+        (lambda t: torch.nested.nested_tensor([t, t], layout=torch.jagged), r"layout torch\.jagged"),
+    ],
+)
+def test_other_kinds_of_tensor_are_refused(change, message, backend):
+    logits, x, pre = torch.randn(4, 4), torch.randn(4, 8), torch.randn(4)
+    with sm.backend(backend):
+        for call in (sm.birkhoff, sm.sinkhorn, lambda t: sm.read(t, pre), lambda t: sm.manifolds.Birkhoff(4)(t)):
+            tensor = x if call is not sm.birkhoff and call is not sm.sinkhorn else logits
+            with pytest.raises(TypeError, match=message):
+                call(change(tensor))

@@ -49,12 +49,17 @@ def closest(name: Any, accepted: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+FLOATING = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
+
+
 def check_floating(name: str, tensor: Any) -> None:
     """Raise TypeError unless tensor is a tensor of a real floating dtype."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: got {type(tensor).__name__}; accepted: a floating point tensor")
-    if not tensor.is_floating_point():
+    if tensor.dtype not in FLOATING:
         raise TypeError(f"{name}: got dtype {tensor.dtype}; accepted: float16, bfloat16, float32, float64")
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{name}: got a tensor of layout {tensor.layout}; accepted: dense tensors")
 
 
 def check_square(name: str, matrices: Tensor) -> int:

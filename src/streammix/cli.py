@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import io
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -50,7 +52,7 @@ def train(
         config = Config(**settings)
     with stoppable(f"the same command with --resume continues {out}"):
         summary = run(config, out, resume=resume)
-    typer.echo(
+    tell(
         f"{summary['connection']}: validation loss {summary['val_loss']:.4f} nats a byte after {config.steps} steps,"
         f" {summary['parameters']:,} parameters, {summary['tokens_per_s']:,.0f} tokens/s; in {out}"
     )
@@ -79,7 +81,7 @@ def compare(
     with stoppable(f"the same command continues {out}" + " (without --fresh)" * fresh):
         result = comparison.compare(Config(**settings), names, out, fresh=fresh)
     comparison.print_table(result)
-    typer.echo(f"Report: {write_report(out)}")
+    tell(f"Report: {write_report(out)}")
 
 
 @app.command(epilog="Example: [bold]streammix sweep --precisions float32,bf16 --out runs/sweep[/bold]")
@@ -108,7 +110,7 @@ def sweep(
     with stoppable(f"the same command continues {out}" + " (without --fresh)" * fresh):
         result = sweeping.sweep(settings, names, numbers, kinds, out, fresh=fresh)
     sweeping.print_tables(result)
-    typer.echo(f"Figures: {out / sweeping.NAME}, as a page {out / sweeping.PAGE}")
+    tell(f"Figures: {out / sweeping.NAME}, as a page {out / sweeping.PAGE}")
     if result["failed"]:
         raise LabError("; ".join(f"{place}: {why}" for place, why in result["failed"].items()))
 
@@ -217,9 +219,31 @@ def stoppable(hint: str) -> Iterator[None]:
 def main() -> None:
     """Run the command line; every mistake of the user ends as one line on stderr and exit code 2."""
     for name in ("SIGTERM", "SIGHUP"):  # a scheduler's or a closed terminal's way of saying Ctrl-C
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.default_int_handler)
-    sys.exit(run())
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal of ASCII shows a question mark for what it lacks
+    code = run()
+    forget_closed_output()
+    sys.exit(code)
+
+
+def forget_closed_output() -> None:
+    """Without a word at exit about output that nobody reads any more."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def tell(message: str) -> None:
+    """Print a result; whoever has stopped reading (`| head -1`) has lost nothing else."""
+    try:
+        typer.echo(message)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -232,8 +256,14 @@ def run(arguments: list[str] | None = None) -> int:
     except usage_error as error:  # type: ignore[misc]
         message = error.format_message()  # none where no command was given, and the help has been shown
         return fail(message) if message else 2
+    except BrokenPipeError:
+        return 0  # whoever read the output has seen enough
     except OSError as error:
         return fail(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "allocate" in str(error) or "out of memory" in str(error):
+            return fail(f"not enough memory ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
+        raise
 
 
 def fail(message: str) -> int:

@@ -115,7 +115,7 @@ def rewrite(path: Path, name: str, change: Any) -> None:
     state = json.loads((path / "state.json").read_text())
     content = (path / name).read_bytes()
     state["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    (path / "state.json").write_text(json.dumps(state))
+    (path / "state.json").write_text(json.dumps(state | {"sha256": checkpoint.digest(state)}))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_wrong_tensors(name: str, change: Any, message: str, saved: Path) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 99}, "checkpoint format is 99; this version reads format 1"),
+        ({"format": 99}, "checkpoint format is 99; this version reads format 2"),
         ({"config": {}}, "not a config of this version"),
         ({"files": {}}, "corrupt checkpoint"),
         ({"step": None}, "corrupt checkpoint"),

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from streammix.lab import data
-from streammix.lab.checkpoint import load_model, steps
+from streammix.lab.checkpoint import digest, load_model, steps
 from streammix.lab.config import Config
 from streammix.lab.errors import LabError
 from streammix.lab.files import write_json
@@ -244,7 +244,7 @@ def test_broken_files_become_notes(comparison):
     (comparison / "ihc" / "summary.json").write_text("3")
     page = Page(write_report(comparison))
     assert "compare.json: not valid JSON" in page.text
-    assert f"hc: {comparison / 'hc' / 'metrics.jsonl'}: Expecting value" in page.text
+    assert f"hc: {comparison / 'hc' / 'metrics.jsonl'}: 1 damaged lines are left out" in page.text
     assert "mhc: " + str(comparison / "mhc" / "config.json") + ": holds a JSON list" in page.text
     assert "summary.json: holds a JSON int" in page.text
     assert trace(page.figure("Validation loss"), "mhc")
@@ -257,7 +257,7 @@ def test_without_the_text_the_curves_remain(comparison, tmp_path):
         for checkpoint in steps(comparison / name):
             state = json.loads((checkpoint / "state.json").read_text())
             state["config"]["text"] = [str(tmp_path / "gone.txt")]
-            write_json(checkpoint / "state.json", state)
+            write_json(checkpoint / "state.json", state | {"sha256": digest(state)})
     page = Page(write_report(comparison))
     assert "gone.txt: no such file" in page.text
     assert len(page.data["figures"]) == 4

@@ -2,10 +2,11 @@
 
 RUN/checkpoints/step-000200/weights.safetensors      the model's state_dict
                             optimizer.safetensors    AdamW's "exp_avg.NAME", "exp_avg_sq.NAME", "step.NAME"
-                            state.json               step, counters, config, and the two files' hashes
+                            state.json               step, counters, config, the two files' hashes, its own hash
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from streammix.lab.errors import LabError
 from streammix.lab.files import discard_folder, new_folder, read_json, write_durably, write_json
 from streammix.lab.model import GPT
 
-FORMAT = 1
+FORMAT = 2  # 1 had no digest of state.json
 KEPT = 2
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 ADAMW_STATE = ("exp_avg", "exp_avg_sq", "step")
@@ -59,10 +60,17 @@ def save(run: Path, step: int, model: GPT, optimizer: torch.optim.Optimizer, cou
             write_durably(folder / name, content)
             files[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         state = {"format": FORMAT, "step": step, "config": model.config.to_dict(), "counters": dict(counters)}
-        write_json(folder / STATE, state | {"files": files})
+        state["files"] = files
+        write_json(folder / STATE, state | {"sha256": digest(state)})
     for old in steps(run)[:-KEPT]:
         discard_folder(old)
     return path
+
+
+def digest(state: Mapping[str, Any]) -> str:
+    """The hash of a state without its own."""
+    own = {name: value for name, value in state.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
 
 def steps(run: Path) -> list[Path]:
@@ -81,10 +89,14 @@ def read(path: Path) -> Checkpoint:
     try:
         if state["format"] != FORMAT:
             raise LabError(f"{path}: checkpoint format is {state['format']}; this version reads format {FORMAT}")
+        if path.name.startswith("step-") and path.name != f"step-{state['step']:06d}":
+            raise LabError(f"{path}: corrupt checkpoint (it is of step {state['step']})")
         config = from_dict(state["config"], path / STATE)
         contents = {name: read_verified(path / name, state["files"][name]) for name in (WEIGHTS, OPTIMIZER)}
+        if state["sha256"] != digest(state):
+            raise LabError(f"{path / STATE}: corrupt checkpoint (its content differs from what was written)")
         return Checkpoint(path, state["step"], config, state["counters"], contents[WEIGHTS], contents[OPTIMIZER])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise LabError(f"{path / STATE}: corrupt checkpoint ({error} is missing or of the wrong kind)") from None
 
 
@@ -173,6 +185,19 @@ def load_model(path: Path) -> tuple[GPT, Config]:
         raise LabError(f"{path}: no such run or checkpoint")
     if checkpoint is None:
         raise LabError(f"{path}: neither a checkpoint nor a run that has one")
+    require_size(checkpoint)
     model = GPT(checkpoint.config)
     restore(checkpoint, model)
     return model.eval(), checkpoint.config
+
+
+def require_size(checkpoint: Checkpoint) -> None:
+    """Raise LabError unless the weights are those of the config's model, before any memory is taken for it."""
+    where, config = checkpoint.path / WEIGHTS, checkpoint.config
+    if 2 * config.layers > len(checkpoint.weights):
+        raise LabError(
+            f"{where}: corrupt checkpoint ({len(checkpoint.weights)} tensors cannot be those of {config.layers} layers)"
+        )
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in GPT(config).state_dict().items()}
+    require_shapes(shapes, checkpoint.weights, where)

@@ -1,5 +1,6 @@
 """Train several connections on the same text, seed and budget, and put their results side by side."""
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -14,9 +15,10 @@ from rich.table import Table
 
 from streammix.lab import data
 from streammix.lab.bigram import bigram_loss
-from streammix.lab.config import RESIDUAL, Config, from_dict
+from streammix.lab.config import RESIDUAL, Config, from_dict, read_config
 from streammix.lab.errors import LabError
-from streammix.lab.files import clear_scratch, discard_folder, read_json, write_json
+from streammix.lab.files import clear_scratch, discard_folder, locked, read_json, write_json
+from streammix.lab.train import PARENT
 
 DEFAULT = (RESIDUAL, "hc", "mhc", "mhc-sinkhorn", "ihc")
 NAME = "compare.json"
@@ -45,7 +47,7 @@ def compare(
     baseline = bigram_loss(corpus.train, data.val_batches(corpus, config))
     result: dict[str, Any] = {"config": settings, "data": corpus.describe(), "bigram_val_loss": baseline, "runs": {}}
     for one in configs:
-        result["runs"][one.connection] = finished(out / one.connection)
+        result["runs"][one.connection] = finished(out / one.connection, one, corpus)
     failed: dict[str, str] = {}
     for one in configs:
         if result["runs"][one.connection] is None:
@@ -56,7 +58,7 @@ def compare(
                 if not keep_going:
                     raise
                 failed[one.connection] = str(error)
-            result["runs"][one.connection] = finished(out / one.connection)
+            result["runs"][one.connection] = finished(out / one.connection, one, corpus)
     result |= {"runs": done(result)} | ({"failed": failed} if failed else {})
     write_json(out / NAME, result)
     return result
@@ -73,9 +75,7 @@ def prepare_folder(out: Path, config: Config, configs: Sequence[Config], corpus:
         raise LabError(f"{out}: is a file; --out must be a folder")
     if (out / NAME).exists():
         if fresh:
-            for one in configs:
-                if (out / one.connection).exists():
-                    discard_folder(out / one.connection)
+            discard_runs([out / one.connection for one in configs])
             (out / NAME).unlink()
         else:
             different = differences(config, corpus, out / NAME)
@@ -102,8 +102,58 @@ def differences(config: Config, corpus: data.Corpus, path: Path) -> list[str]:
     return different + ([] if sha256 == corpus.sha256 else ["the text's content"])
 
 
-def finished(run: Path) -> dict[str, Any] | None:
-    return read_json(run / "summary.json") if (run / "summary.json").exists() else None
+def discard_runs(runs: Sequence[Path]) -> None:
+    """Delete runs, or raise LabError having changed nothing where another process is training in one of them."""
+    with contextlib.ExitStack() as stack:
+        there = [run for run in runs if run.exists()]
+        for run in there:
+            if not stack.enter_context(locked(run / ".lock", wait=False)):
+                raise LabError(f"{run}: another process is training here; --fresh would delete what it does")
+        for run in there:
+            discard_folder(run)
+
+
+def finished(run: Path, config: Config, corpus: data.Corpus) -> dict[str, Any] | None:
+    """The summary of a run that has ended; None where it has not.
+
+    Raises:
+        LabError: the run there is none of this comparison, or its summary is damaged.
+    """
+    path = run / "summary.json"
+    if not path.exists():
+        return None
+    different = config.differences(read_config(run / "config.json"), ignore=("threads",))
+    summary = checked_summary(read_json(path), path)
+    if (summary["connection"], summary["steps"]) != (config.connection, config.steps):
+        different.append(f"the summary, of {summary['connection']} after {summary['steps']} steps")
+    if summary["data_sha256"] != corpus.sha256:
+        different.append("the text's content")
+    if different:
+        raise LabError(f"{run}: the run there is none of this comparison; it differs in: {', '.join(different)}")
+    return summary
+
+
+def checked_summary(summary: Any, path: Path) -> dict[str, Any]:
+    """The summary, or LabError where it is none."""
+    if not isinstance(summary, dict):
+        raise LabError(f"{path}: holds a JSON {type(summary).__name__}; accepted: an object")
+    for name, kinds in SUMMARY.items():
+        value = summary.get(name)
+        if type(value) not in kinds or (str not in kinds and not is_number(value)):
+            raise LabError(f"{path}: not a run's summary ({name!r} is missing or of the wrong kind)")
+    return summary
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value that came from a file is a number that can be calculated with."""
+    return type(value) in (int, float) and abs(value) < 1e300  # false for NaN, too
+
+
+NUMBER = (int, float)
+SUMMARY: dict[str, tuple[type, ...]] = {"connection": (str,), "data_sha256": (str,), "steps": (int,)}
+SUMMARY |= dict.fromkeys(("parameters", "connection_parameters", "streams", "peak_memory_bytes"), (int,))
+SUMMARY |= dict.fromkeys(("val_loss", "train_loss", "tokens_per_s", "seconds"), NUMBER)
+SUMMARY |= dict.fromkeys(("grad_norm_median", "grad_norm_last", "grad_norm_max"), NUMBER)
 
 
 def run_in_own_process(config: Config, run: Path) -> None:
@@ -112,7 +162,7 @@ def run_in_own_process(config: Config, run: Path) -> None:
     # A session of its own, so that Ctrl-C comes to it once, from here.
     # Threads that sleep while they wait, instead of spinning, lose a little on a free machine; on one whose cores are
     # busy with something else, spinning is ten and more times slower.
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, PARENT: str(os.getpid())}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         _, said = process.communicate()

@@ -49,11 +49,11 @@ class Config:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type in (int, float, int | None) and value is not None and field.name != "seed":
-                lowest = 1 if field.name in AT_LEAST_ONE else 0
-                if not lowest <= value < float("inf"):
-                    raise LabError(f"{option(field.name)} is {value}; accepted: a number from {lowest} up")
+            check_kind(field, getattr(self, field.name))
+        for name, value in self.to_dict().items():
+            if name in LIMITS and value is not None and not LIMITS[name][0] <= value <= LIMITS[name][1]:
+                lowest, highest = LIMITS[name]
+                raise LabError(f"{option(name)} is {value}; accepted: a number from {lowest:g} up to {highest:g}")
         if self.lr == 0 or self.clip == 0:
             raise LabError(f"--lr is {self.lr} and --clip {self.clip}; accepted: numbers above zero")
         if self.dim % self.heads or self.dim // self.heads % 2:
@@ -89,8 +89,32 @@ class Config:
         return [*words, "--", *self.text]
 
 
-AT_LEAST_ONE = {"streams", "dim", "layers", "heads", "context", "batch", "steps"}
-AT_LEAST_ONE |= {"eval_every", "eval_batches", "checkpoint_every"}
+# The least and the largest number that each setting takes. The largest are far beyond use: they keep nonsense from
+# reaching the allocator, the random generator (64 bits) and the thread pool, which end the process.
+LIMITS: dict[str, tuple[float, float]] = dict.fromkeys(
+    ("streams", "dim", "layers", "heads", "context", "batch"), (1, 10**6)
+)
+LIMITS |= dict.fromkeys(("steps", "eval_every", "eval_batches", "checkpoint_every"), (1, 10**9))
+LIMITS |= {"warmup": (0, 10**9), "threads": (0, 1024), "seed": (-(2**63), 2**64 - 1)}
+LIMITS |= dict.fromkeys(("lr", "weight_decay", "clip"), (0, 1e300))
+
+
+def check_kind(field: "dataclasses.Field[Any]", value: Any) -> None:
+    """Raise LabError unless a value, from a file say, is of its field's type."""
+    kinds: dict[Any, tuple[type, ...]] = {
+        float: (float, int),
+        int: (int,),
+        int | None: (int, type(None)),
+        bool: (bool,),
+        str: (str,),
+        tuple[str, ...]: (tuple,),
+    }
+    accepted = kinds[field.type]
+    wrong = not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted)
+    if wrong or (isinstance(value, tuple) and not all(isinstance(word, str) for word in value)):
+        name = "text" if field.name == "text" else option(field.name)
+        raise LabError(f"{name} is {value!r}; accepted: {getattr(field.type, '__name__', field.type)}")
+
 
 # Presets change the defaults; options given on the command line win over them.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -117,7 +141,11 @@ def from_dict(values: Mapping[str, Any], where: Path) -> Config:
     if not isinstance(values, Mapping) or set(values) != known:
         odd = sorted(set(values) ^ known) if isinstance(values, Mapping) else values
         raise LabError(f"{where}: not a config of this version of streammix (missing or unknown: {odd})")
-    return Config(**{**values, "text": tuple(values["text"])})
+    text = values["text"]
+    try:
+        return Config(**{**values, "text": tuple(text) if isinstance(text, list) else text})
+    except LabError as error:
+        raise LabError(f"{where}: {error}") from None
 
 
 def read_config(path: Path) -> Config:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from streammix.lab.config import Config
 from streammix.lab.errors import LabError
-from streammix.lab.files import clear_scratch, new_folder, write_durably
+from streammix.lab.files import clear_scratch, locked, new_folder, private, write_durably
 
 VOCABULARY = 256
 HELD_OUT = 0.05  # of the text's bytes
@@ -56,22 +56,25 @@ def load(text: Sequence[str] = ()) -> Corpus:
         LabError: a path is missing, unreadable or not a file; the text is empty.
     """
     files = find_files(text) if text else find_standard_library()
-    source = ", ".join(text) if text else "Python standard library"
+    source = shown(", ".join(text)) if text else "Python standard library"
     stats = [(name, path, path.stat()) for name, path in files]
     sizes = [status.st_size for _, _, status in stats]
-    if sum(sizes) == 0:
-        raise LabError(f"the text is empty: {source}")
+    if sum(sizes) < 2:
+        raise LabError(f"the text is {'one byte long' if sum(sizes) else 'empty'}: {source}")
 
     key = json.dumps([CACHE_FORMAT, [(name, str(path), s.st_size, s.st_mtime_ns) for name, path, s in stats]])
     folder = cache_folder() / f"text-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     found = open_cache(folder)
     if found is None:
         pieces, held_out = split(files, sizes)
-        write_cache(folder, pieces, {"source": source, "files": len(files), "held_out": held_out})
-        found = open_cache(folder)
-        if found is None:
-            raise LabError(f"{folder}: the cache just written cannot be read back")
+        about: dict[str, str | int] = {"source": source, "files": len(files), "held_out": held_out}
+        found = make_cache(folder, pieces, about)
     return found
+
+
+def shown(name: str) -> str:
+    """A file's name as it can be printed: bytes of it that are no UTF-8 become question marks."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def require_length(corpus: Corpus, context: int) -> None:
@@ -147,7 +150,7 @@ def split(files: Sequence[tuple[str, Path]], sizes: Sequence[int]) -> tuple[list
     chosen: set[int] = set()
     held = 0
     largest = max(range(len(files)), key=sizes.__getitem__)
-    for i in sorted(range(len(files)), key=lambda i: hashlib.sha256(files[i][0].encode()).digest()):
+    for i in sorted(range(len(files)), key=lambda i: hashlib.sha256(os.fsencode(files[i][0])).digest()):
         if held < HELD_OUT * total and i != largest and held + sizes[i] <= 2 * HELD_OUT * total:
             chosen.add(i)
             held += sizes[i]
@@ -173,26 +176,44 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "streammix"
 
 
-def write_cache(folder: Path, pieces: Sequence[Piece], about: dict[str, str | int]) -> None:
-    """Copy the pieces into train.bin and val.bin, with meta.json, as one new folder."""
+def make_cache(folder: Path, pieces: Sequence[Piece], about: dict[str, str | int]) -> Corpus:
+    """The corpus of these pieces, written to the cache unless another process has just done so.
+
+    One process at a time writes to the cache: all share its folder, and whoever holds its lock clears what others that
+    were killed left there.
+    """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        clear_scratch(folder.parent)
-        with new_folder(folder) as scratch:
-            digest = hashlib.sha256()
-            sizes = {part: copy_pieces(scratch / f"{part}.bin", pieces, part, digest) for part in ("train", "val")}
-            meta = {**about, "sizes": sizes, "sha256": digest.hexdigest()}
-            write_durably(scratch / "meta.json", json.dumps(meta, indent=2).encode())
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with locked(folder.parent / ".lock", wait=True):
+            found = open_cache(folder)
+            if found is None:
+                clear_scratch(folder.parent)
+                write_cache(folder, pieces, about)
+                found = open_cache(folder)
     except OSError as error:
         raise LabError(
-            f"{folder}: the text cannot be cached here ({error.strerror}); set STREAMMIX_CACHE to another folder"
+            f"{folder}: the text cannot be cached here ({error.strerror or error}); set STREAMMIX_CACHE to another"
+            " folder"
         ) from None
+    if found is None:
+        raise LabError(f"{folder}: the cache just written cannot be read back")
+    return found
+
+
+def write_cache(folder: Path, pieces: Sequence[Piece], about: dict[str, str | int]) -> None:
+    """Copy the pieces into train.bin and val.bin, with meta.json, as one new folder, for the user alone to read."""
+    with new_folder(folder) as scratch:
+        scratch.chmod(0o700)
+        digest = hashlib.sha256()
+        sizes = {part: copy_pieces(scratch / f"{part}.bin", pieces, part, digest) for part in ("train", "val")}
+        meta = {**about, "sizes": sizes, "sha256": digest.hexdigest()}
+        write_durably(scratch / "meta.json", json.dumps(meta, indent=2).encode(), opener=private)
 
 
 def copy_pieces(target: Path, pieces: Sequence[Piece], part: str, digest: "hashlib._Hash") -> int:
     """Write the pieces of one part to `target`, feeding `digest`; return the bytes written."""
     written = 0
-    with open(target, "wb") as output:
+    with open(target, "wb", opener=private) as output:
         for path, start, stop, belongs in pieces:
             if belongs != part:
                 continue
@@ -227,9 +248,19 @@ def open_cache(folder: Path) -> Corpus | None:
         if any((folder / f"{part}.bin").stat().st_size != size for part, size in sizes.items()):
             return None
         train, val = (np.memmap(folder / f"{part}.bin", np.uint8, "r") for part in ("train", "val"))
+        if sha256_of(train, val) != meta["sha256"]:
+            return None
         return Corpus(train, val, **meta)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def sha256_of(*parts: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        for start in range(0, len(part), 1 << 24):
+            digest.update(part[start : start + (1 << 24)].data)
+    return digest.hexdigest()
 
 
 # --- windows ----------------------------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from streammix.lab.errors import LabError
 
@@ -20,9 +20,14 @@ def scratch_beside(path: Path) -> Path:
     return path.with_name(f"{SCRATCH}{path.name}-{uuid.uuid4().hex[:8]}")
 
 
-def write_durably(path: Path, content: bytes) -> None:
+def private(path: str, flags: int) -> int:
+    """An opener for files that only the user may read."""
+    return os.open(path, flags, 0o600)
+
+
+def write_durably(path: Path, content: bytes, *, opener: Callable[[str, int], int] | None = None) -> None:
     """Write a new file and wait until the disk has it."""
-    with naming(path), open(path, "wb") as file:
+    with naming(path), open(path, "wb", opener=opener) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -87,12 +92,50 @@ def discard_folder(path: Path) -> None:
 
 
 def clear_scratch(folder: Path) -> None:
-    """Delete what an interrupted process left half-written in `folder`."""
+    """Delete what an interrupted process left half-written in `folder`; only for who has the folder to himself."""
     for leftover in folder.glob(f"{SCRATCH}*"):
-        if leftover.is_dir():
+        if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover)
         else:
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold a lock file for this process; the system lets go of it when the process ends, however it ends.
+
+    Yields whether the lock is held: without `wait` it is not where another process holds it. The file's content is
+    never touched. Where the system has no such locks (Windows), nothing is locked.
+
+    Raises:
+        LabError: there is a link or something else than a file at `path`.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield True
+        return
+    with open_own(path, os.O_RDWR) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def open_own(path: Path, flags: int) -> BinaryIO:
+    """Open a file that is the program's own, unbuffered, making it if need be; for whoever may read nothing else.
+
+    Links are not followed, because a folder that came from someone else may have one to any file of the user's.
+
+    Raises:
+        LabError: there is a link or something else than a file at `path`.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise LabError(f"{path}: is {'a link' if path.is_symlink() else 'no file'}; accepted: a file of this program's")
+    descriptor = os.open(path, flags | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), 0o666)
+    return os.fdopen(descriptor, "r+b" if flags & os.O_RDWR else "ab", buffering=0)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -106,3 +149,5 @@ def read_json(path: Path) -> Any:
         raise LabError(f"{path}: no such file") from None
     except ValueError as error:
         raise LabError(f"{path}: not valid JSON ({error})") from None
+    except RecursionError:
+        raise LabError(f"{path}: not valid JSON (nested too deeply)") from None

@@ -119,7 +119,7 @@ class GPT(nn.Module):
         """Draw the embedding from N(0, 1) and a matrix from N(0, 1/inputs), smaller where it ends a branch."""
         depth = len(self.stack.sites)
         for name, parameter in self.named_parameters():
-            if not self.is_connection(name) and parameter.ndim == 2:
+            if not self.is_connection(name) and parameter.ndim == 2 and not parameter.is_meta:
                 name = name.removeprefix("stack.")
                 match name.split("."):
                     case ["embed", *_]:

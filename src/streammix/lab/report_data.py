@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from streammix.lab.compare import checked_summary, is_number
 from streammix.lab.config import RESIDUAL, Config, from_dict
 from streammix.lab.errors import LabError
 from streammix.lab.files import read_json
-from streammix.lab.metrics import read_metrics
+from streammix.lab.metrics import damaged_lines, read_metrics
 from streammix.lab.report_maps import Maps, measure_checkpoint, unmapped
 
 T = TypeVar("T")
@@ -72,7 +73,7 @@ def read_comparison(folder: Path) -> Comparison:
     if not folder.is_dir():
         raise LabError(f"{folder}: no such folder; accepted: one that `streammix compare` has written")
     notes: list[str] = []
-    saved = attempt(lambda: mapping(folder / "compare.json"), folder / "compare.json", notes) or {}
+    saved = attempt(lambda: comparison(folder / "compare.json"), folder / "compare.json", notes) or {}
     summaries = saved.get("runs") or {}
     found = sorted(path.parent.name for path in folder.glob("*/config.json"))
     names = list(dict.fromkeys([*summaries, *found]))
@@ -89,10 +90,13 @@ def read_run(folder: Path, summary: dict[str, Any]) -> Run:
     config = folder / "config.json"
     run.config = attempt(lambda: from_dict(mapping(config), config), config, run.notes)
     if not summary and (folder / "summary.json").exists():
-        run.summary = attempt(lambda: mapping(folder / "summary.json"), folder / "summary.json", run.notes) or {}
+        path = folder / "summary.json"
+        run.summary = attempt(lambda: checked_summary(mapping(path), path), path, run.notes) or {}
     records = attempt(lambda: read_metrics(folder), folder / "metrics.jsonl", run.notes) or []
     run.train = [r for r in records if r.get("kind") == "train" and {"step", "loss", "grad_norm"} <= r.keys()]
     run.val = [r for r in records if r.get("kind") == "val" and {"step", "loss"} <= r.keys()]
+    if damaged := damaged_lines(folder):
+        run.notes.append(f"{folder / 'metrics.jsonl'}: {damaged} damaged lines are left out")
     if not records:
         run.notes.append(f"{folder}: no measurements (metrics.jsonl is missing or empty)")
     if run.config is not None:
@@ -101,6 +105,22 @@ def read_run(folder: Path, summary: dict[str, Any]) -> Run:
         if measured and run.maps is None and run.config.connection != RESIDUAL:
             run.notes.append(unmapped(run.config.connection))
     return run
+
+
+def comparison(path: Path) -> dict[str, Any]:
+    """What compare.json holds, where it is what `compare` wrote."""
+    saved = mapping(path)
+    runs, bigram, about = saved.get("runs", {}), saved.get("bigram_val_loss"), saved.get("data", {})
+    if not isinstance(runs, dict) or not isinstance(about, dict) or not (bigram is None or is_number(bigram)):
+        raise LabError(f"{path}: not a comparison (something in it is of the wrong kind)")
+    if any(not isinstance(value, str | int) for value in about.values()):
+        raise LabError(f"{path}: not a comparison (its data are no words and numbers)")
+    for name, summary in runs.items():
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise LabError(f"{path}: not a comparison ({name!r} is no name of a run)")
+        if summary:
+            checked_summary(summary, path)
+    return saved
 
 
 def mapping(path: Path) -> dict[str, Any]:

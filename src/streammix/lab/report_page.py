@@ -53,7 +53,8 @@ def page(title: str, intro: str, sections: Sequence[Section], footer: str, palet
         grid = f'<div class="plots{" thirds" * section.thirds}">{"".join(plots)}</div>' if plots else ""
         parts.append(f"<section><h2>{escape(section.title)}</h2>{section.html}{grid}</section>")
 
-    data = json.dumps({"figures": figures, "dark": palette.dark()})
+    # A name must be able neither to end the script element nor to begin a comment in it.
+    data = json.dumps({"figures": figures, "dark": palette.dark()}).replace("<", "\\u003c")
     return Template(asset("report_page.html")).substitute(
         version=streammix.__version__,
         title=escape(title),
@@ -64,7 +65,7 @@ def page(title: str, intro: str, sections: Sequence[Section], footer: str, palet
         sections="\n".join(parts),
         footer=footer,
         plotly=get_plotlyjs(),
-        data=data.replace("</", "<\\/"),  # a name must not be able to end the script element
+        data=data,
         js=asset("report_page.js"),
     )
 

@@ -1,6 +1,7 @@
 """One training run, from top to bottom: `train` is the whole story, the rest are its steps."""
 
 import contextlib
+import os
 import signal
 import statistics
 import sys
@@ -16,7 +17,7 @@ from rich.console import Console
 from streammix.lab import checkpoint, data, optim
 from streammix.lab.config import RESIDUAL, Config, read_config
 from streammix.lab.errors import LabError
-from streammix.lab.files import SCRATCH, clear_scratch, read_json, write_json
+from streammix.lab.files import SCRATCH, clear_scratch, locked, read_json, write_json
 from streammix.lab.metrics import Metrics, read_metrics
 from streammix.lab.model import GPT
 from streammix.lab.progress import Display
@@ -42,8 +43,8 @@ def train(config: Config, run: Path, *, resume: bool = False, console: Console |
     corpus = data.load(config.text)
     data.require_length(corpus, config.context)
     device = pick_device(config)
-    model = GPT(config).to(device)
-    optimizer = optim.adamw(model, config)
+    with torch.device("meta"):
+        GPT(config)  # a width or a number of streams that the recipe can't take is said before anything is written
 
     with reserved(run), cpu_threads(config.threads):
         prepare_folder(run, config, resume)
@@ -51,6 +52,11 @@ def train(config: Config, run: Path, *, resume: bool = False, console: Console |
             return read_json(run / "summary.json")
 
         start, troubles = checkpoint.latest(run)
+        if start is not None:
+            require_same_settings(start, config)
+            checkpoint.require_size(start)
+        model = GPT(config).to(device)
+        optimizer = optim.adamw(model, config)
         step = 0
         counters: dict[str, Any] = {"seconds": 0.0, "peak_memory_bytes": 0, "data_sha256": corpus.sha256}
         if start is not None:
@@ -62,10 +68,12 @@ def train(config: Config, run: Path, *, resume: bool = False, console: Console |
         with (
             Metrics(run, step) as metrics,
             Display(config.connection, step, config.steps, console) as display,
-            delayed_interrupt() as interrupted,
+            delayed_interrupt(comparing_parent()) as interrupted,
         ):
             for trouble in troubles:
                 display.say(f"warning: {trouble}; going on from step {step}")
+            if metrics.damaged:
+                display.say(f"warning: {metrics.path}: {metrics.damaged} damaged lines are left out")
 
             def measure() -> float:
                 loss = val_loss(model, corpus, config, device)
@@ -74,7 +82,7 @@ def train(config: Config, run: Path, *, resume: bool = False, console: Console |
                 display.val(step, loss, pace * (config.steps - step))
                 return loss
 
-            if step == 0:
+            if step == 0 or (step == config.steps and not was_measured(run, step)):
                 measure()
             while step < config.steps:
                 step += 1
@@ -147,7 +155,9 @@ def summarize(run: Path, model: GPT, config: Config, counters: dict[str, Any]) -
     nor whatever else the machine did for a while count much.
     """
     records = read_metrics(run)
-    training = [record for record in records if record["kind"] == "train"]
+    training = [record for record in records if record["kind"] == "train" and record.keys() >= TRAINING]
+    if not training:
+        raise LabError(f"{run}: its measurements are gone (metrics.jsonl); the checkpoints hold the trained model")
     grad_norms = [record["grad_norm"] for record in training]
     names = dict(model.named_parameters())
     return {
@@ -155,7 +165,7 @@ def summarize(run: Path, model: GPT, config: Config, counters: dict[str, Any]) -
         "recipe": None if config.connection == RESIDUAL else config.connection,
         "streams": model.streams,
         "steps": config.steps,
-        "tokens": training[-1]["tokens"],
+        "tokens": config.steps * config.batch * config.context,
         "parameters": sum(p.numel() for p in names.values()),
         "connection_parameters": sum(p.numel() for name, p in names.items() if model.is_connection(name)),
         "val_loss": [record["loss"] for record in records if record["kind"] == "val"][-1],
@@ -166,6 +176,14 @@ def summarize(run: Path, model: GPT, config: Config, counters: dict[str, Any]) -
         "tokens_per_s": statistics.median(record["tokens_per_s"] for record in training),
         **counters,
     }
+
+
+TRAINING = {"loss", "grad_norm", "tokens_per_s"}  # what a summary takes from each step's record
+
+
+def was_measured(run: Path, step: int) -> bool:
+    """Whether the validation loss after this step is on record."""
+    return any(record["kind"] == "val" and record["step"] == step for record in read_metrics(run))
 
 
 # --- the machine ------------------------------------------------------------------------------------------------
@@ -201,16 +219,28 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def comparing_parent() -> int | None:
+    """The process that started this one to train for it, as a comparison does."""
+    parent = os.environ.get(PARENT, "")
+    return int(parent) if parent.isdigit() else None
+
+
+PARENT = "STREAMMIX_PARENT"
+
+
 @contextlib.contextmanager
-def delayed_interrupt() -> Iterator[Callable[[], bool]]:
-    """Within the block Ctrl-C (or SIGTERM, SIGHUP) makes the yielded function true, and cuts no step in half."""
+def delayed_interrupt(parent: int | None = None) -> Iterator[Callable[[], bool]]:
+    """Within the block Ctrl-C (or SIGTERM, SIGHUP) makes the yielded function true, and cuts no step in half.
+
+    So does the end of the parent process, where one is given: nobody would wait for the result.
+    """
     seen = threading.Event()
     before = {}
     if threading.current_thread() is threading.main_thread():  # no other may handle signals
         heeded = [one for one in STOP_SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]  # nohup ignores SIGHUP
         before = {one: signal.signal(one, lambda *_: seen.set()) for one in heeded}
     try:
-        yield seen.is_set
+        yield lambda: seen.is_set() or (parent is not None and os.getppid() != parent)
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
@@ -230,17 +260,19 @@ def reserved(run: Path) -> Iterator[None]:
     if run.exists() and not (run / "config.json").exists() and any(is_foreign(path) for path in run.iterdir()):
         raise LabError(f"{run}: the folder is not empty and holds no run; choose another --out")
     run.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    with locked(run / ".lock", wait=False) as held:
+        if not held:
+            raise LabError(f"{run}: another process is training here")
         yield
-        return
-    with open(run / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LabError(f"{run}: another process is training here") from None
-        yield
+
+
+def require_same_settings(start: checkpoint.Checkpoint, config: Config) -> None:
+    """Raise LabError where a checkpoint was trained with other settings than the run is to go on with."""
+    for name, kinds in (("seconds", (int, float)), ("peak_memory_bytes", (int,)), ("data_sha256", (str,))):
+        if not isinstance(start.counters.get(name), kinds):
+            raise LabError(f"{start.path}: corrupt checkpoint (counter {name!r} is missing or of the wrong kind)")
+    if different := config.differences(start.config, ignore=("threads", "device")):
+        raise LabError(f"{start.path}: the checkpoint there has other settings: {', '.join(different)}")
 
 
 def is_foreign(path: Path) -> bool:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .._checks import check_integer
+from .._checks import check_floating, check_integer
 from .._parameters import AtLeastFloat32
 from .._precision import autocast_enabled, full_precision
 
@@ -109,8 +109,7 @@ class Manifold(AtLeastFloat32):
         return torch.where(finite, logits, torch.nan)
 
     def _check(self, logits: Tensor) -> None:
-        if not logits.is_floating_point():
-            raise TypeError(f"logits: got dtype {logits.dtype}; accepted: float16, bfloat16, float32, float64")
+        check_floating("logits", logits)
         if logits.ndim < 1 or logits.shape[-1] != self.num_logits:
             raise ValueError(
                 f"logits: got shape {tuple(logits.shape)}; {type(self).__name__}(streams={self.streams}) accepts"
