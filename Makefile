@@ -45,9 +45,9 @@ sanitize: $(READY)
 	STREAMMIX_SANITIZE=$(SANITIZE) $(BIN)/python -m pytest tests/csrc
 
 bench: $(READY)
-	$(BIN)/streammix bench --json docs/bench.json --plot docs/images/projection.svg
-	$(BIN)/streammix bench --suite digits --json docs/bench-digits.json --plot docs/images/digits.svg
-	$(BIN)/streammix bench --suite site --json docs/bench-site.json --plot docs/images/site.svg
+	$(BIN)/streammix bench projection --json docs/bench.json --plot docs/images/projection.svg
+	$(BIN)/streammix bench digits --json docs/bench-digits.json --plot docs/images/digits.svg
+	$(BIN)/streammix bench site --json docs/bench-site.json --plot docs/images/site.svg
 
 wheel: $(PACKAGES)
 	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .

@@ -29,9 +29,9 @@ def test_links_lead_somewhere(page):
 
 
 def test_recipes_page_is_up_to_date():
-    """`python benchmarks/recipes.py docs/recipes.md` would change nothing, and every recipe has its row and section."""
+    """`python tools/recipes.py docs/recipes.md` would change nothing, and every recipe has its row and section."""
     page = (ROOT / "docs" / "recipes.md").read_text()
-    script = runpy.run_path(str(ROOT / "benchmarks" / "recipes.py"))
+    script = runpy.run_path(str(ROOT / "tools" / "recipes.py"))
     assert script["renewed"](page) == page
     for name in sm.recipes.names():
         assert f"| [`{name}`](#{name.replace('.', '')}) |" in page

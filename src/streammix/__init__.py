@@ -1,11 +1,13 @@
 """Hyper-connections for PyTorch: parallel residual streams, read, written and mixed by small learned maps."""
 
+from importlib.metadata import version
+
 from . import diagnostics, manifolds, recipes
 from .functional import birkhoff, read, sinkhorn, write
 from .layers import Collapse, HyperConnection, Stack, expand
 from .ops import backend, backends
 
-__version__ = "0.1.0"
+__version__ = version("streammix")
 
 __all__ = [
     "Collapse",

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from streammix.bench.commands import benchmarks
 from streammix.lab.config import Config, read_config
 from streammix.lab.errors import LabError
 from streammix.lab.options import takes_config
@@ -27,7 +28,7 @@ app = typer.Typer(
 OUT_HELP = "Folder of the results; must be new, or hold what is to be continued."
 
 
-@app.command(epilog="Example: [bold]streammix train ~/books --connection hc --steps 2000 --out runs/books[/bold]")
+@app.command(epilog="Example: [bold]streammix train ~/books --recipe hc --steps 2000 --out runs/books[/bold]")
 @takes_config()
 def train(
     settings: dict[str, Any],
@@ -43,7 +44,7 @@ def train(
     Writes config.json, metrics.jsonl, tensorboard/, checkpoints/ and summary.json to --out. A run that was stopped,
     by Ctrl-C or a crash, goes on with --resume as if it had not been.
     """
-    from streammix.lab.train import train as run
+    from streammix.lab.training.train import train as run
 
     saved = out / "config.json"
     if resume and saved.exists():
@@ -53,23 +54,23 @@ def train(
     with stoppable(f"the same command with --resume continues {out}"):
         summary = run(config, out, resume=resume)
     tell(
-        f"{summary['connection']}: validation loss {summary['val_loss']:.4f} nats a byte after {config.steps} steps,"
+        f"{summary['recipe']}: validation loss {summary['val_loss']:.4f} nats a byte after {config.steps} steps,"
         f" {summary['parameters']:,} parameters, {summary['tokens_per_s']:,.0f} tokens/s; in {out}"
     )
 
 
-@app.command(epilog="Example: [bold]streammix compare --connections residual,mhc --steps 1000 --out runs/mine[/bold]")
-@takes_config("connection")
+@app.command(epilog="Example: [bold]streammix compare --recipes residual,mhc --steps 1000 --out runs/mine[/bold]")
+@takes_config("recipe")
 def compare(
     settings: dict[str, Any],
     given: dict[str, Any],
     out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs/compare"),
-    connections: Annotated[
-        str, typer.Option(help="What to compare, by commas: residual and recipes' names.")
+    recipes: Annotated[
+        str, typer.Option("--recipes", "--recipe", help="What to compare, by commas: residual, recipes' names, or all.")
     ] = "residual,hc,mhc,mhc-sinkhorn,ihc",
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete the runs there and train again.")] = False,
 ) -> None:
-    """Train several connections on the same text, seed and budget, and report.
+    """Train several recipes on the same text, seed and budget, and report.
 
     Each run goes to its own folder in --out; report.html compares them. The same command again continues what was
     stopped and does not repeat what is finished.
@@ -77,7 +78,7 @@ def compare(
     from streammix.lab import compare as comparison
     from streammix.lab.report import write_report
 
-    names = words(connections, "--connections")
+    names = words(recipes, "--recipes")
     with stoppable(f"the same command continues {out}" + " (without --fresh)" * fresh):
         result = comparison.compare(Config(**settings), names, out, fresh=fresh)
     comparison.print_table(result)
@@ -85,15 +86,15 @@ def compare(
 
 
 @app.command(epilog="Example: [bold]streammix sweep --precisions float32,bf16 --out runs/sweep[/bold]")
-@takes_config("connection", "seed", "bf16", preset="sweep")
+@takes_config("recipe", "seed", "bf16", preset="sweep")
 def sweep(
     settings: dict[str, Any],
     given: dict[str, Any],
     out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs/sweep"),
-    connections: Annotated[
-        str, typer.Option(help="What to train, by commas: residual, recipes' names, or all.")
+    recipes: Annotated[
+        str, typer.Option("--recipes", "--recipe", help="What to train, by commas: residual, recipes' names, or all.")
     ] = "all",
-    seeds: Annotated[str, typer.Option(help="By commas; each is one run of every connection.")] = "0,1,2",
+    seeds: Annotated[str, typer.Option(help="By commas; each is one run of every recipe.")] = "0,1,2",
     precisions: Annotated[str, typer.Option(help="By commas: float32, bf16 (autocast).")] = "float32",
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete the runs there and train again.")] = False,
 ) -> None:
@@ -105,7 +106,7 @@ def sweep(
     """
     from streammix.lab import sweep as sweeping
 
-    names, kinds = words(connections, "--connections"), words(precisions, "--precisions")
+    names, kinds = words(recipes, "--recipes"), words(precisions, "--precisions")
     numbers = words(seeds, "--seeds")
     with stoppable(f"the same command continues {out}" + " (without --fresh)" * fresh):
         result = sweeping.sweep(settings, names, numbers, kinds, out, fresh=fresh)
@@ -129,81 +130,41 @@ def inspect(
     out: Annotated[Path | None, typer.Option(help="Where to write the page.")] = None,
 ) -> None:
     """Show what a trained model's read, write and mix maps look like."""
-    from streammix.lab.inspect import inspect_checkpoint
+    from streammix.lab.report.terminal import inspect_checkpoint
 
     inspect_checkpoint(checkpoint, out)
 
 
-@app.command(epilog="Example: [bold]streammix bench --suite site --only step --dim 512 --plot step.svg[/bold]")
-def bench(
-    suite: Annotated[
-        str,
-        typer.Option(
-            help="projection: how exact it is, and how fast against truncated Sinkhorn. digits: how many of every"
-            " entry are right, against the logits' gap. site: what hyper-connections cost in time and memory against a"
-            " plain residual."
-        ),
-    ] = "projection",
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A part; may be repeated. Left out: all. projection: accuracy, memory, speed, sizes, scales. digits:"
-            " digits. site: streams, site, step, decoding, memory."
-        ),
-    ] = None,
-    n: Annotated[
-        int | None, typer.Option("--n", help="Streams, which are the rows of the matrices.", show_default="4")
-    ] = None,
-    turns: Annotated[
-        int | None,
-        typer.Option(
-            help="How often each contender is measured (slow ones less often); the median counts. site: what is not a"
-            " training step three times as often.",
-            show_default="15; site: 5",
-        ),
-    ] = None,
-    compiled: Annotated[
-        bool | None,
-        typer.Option(
-            "--compile/--no-compile",
-            help="Also measure under torch.compile (needs a C++ compiler).",
-            show_default="compile",
-        ),
-    ] = None,
-    batch: Annotated[
-        list[int] | None,
-        typer.Option(
-            help="projection: matrices at once; may be repeated.", show_default="512, 2048, 8192, 32768, 131072"
-        ),
-    ] = None,
-    family: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="projection: logits to time on, Unif(-10,10), say; may be repeated.",
-            show_default="N(0,1), N(0,10^2)",
-        ),
-    ] = None,
-    dim: Annotated[
-        list[int] | None,
-        typer.Option(help="site: width of the models and the single site; may be repeated.", show_default="512, 1024"),
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; left out, torch chooses.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write all figures to this file.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw them: a name ending in .svg, .png or .pdf.")] = None,
+@app.command(epilog="Example: [bold]streammix sample runs/train --prompt 'def ' --bytes 400[/bold]")
+def sample(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder: its newest checkpoint.")],
+    prompt: Annotated[str, typer.Option(help="What the text begins with.")] = "",
+    count: Annotated[int, typer.Option("--bytes", help="How many bytes follow the prompt.")] = 500,
+    temperature: Annotated[
+        float, typer.Option(help="Below 1 likely bytes become likelier; 0 always takes the likeliest.")
+    ] = 0.8,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
 ) -> None:
-    """Measure what the library costs, against what people use instead."""
-    from streammix.lab.bench.run import bench as measure
+    """Let a trained model write text."""
+    from streammix.lab.sample import sample as draw
 
-    options: dict[str, Any] = {"n": n, "turns": turns, "compile": compiled}
-    options |= {name: tuple(values) for name, values in (("batch", batch), ("family", family), ("dim", dim)) if values}
-    measure(
-        suite,
-        options={name: value for name, value in options.items() if value is not None},
-        threads=threads,
-        only=only or [],
-        json_path=json,
-        plot_path=plot,
-    )
+    tell(draw(checkpoint, prompt, count=count, temperature=temperature, seed=seed))
+
+
+app.add_typer(benchmarks, name="bench")
+
+
+def with_a_suite(arguments: list[str]) -> list[str]:
+    """`bench` without a command is `bench projection`; `bench --suite NAME`, as it was called before, `bench NAME`."""
+    if arguments[:1] != ["bench"] or {"-h", "--help"} & set(arguments[1:2]):
+        return arguments
+    rest = arguments[1:]
+    if rest and not rest[0].startswith("-"):
+        return arguments
+    if "--suite" in rest[:-1]:
+        at = rest.index("--suite")
+        return ["bench", rest[at + 1], *rest[:at], *rest[at + 2 :]]
+    return ["bench", "projection", *rest]
 
 
 @contextlib.contextmanager
@@ -250,7 +211,7 @@ def run(arguments: list[str] | None = None) -> int:
     """The exit code of a command line, having printed its errors."""
     usage_error = typer.BadParameter.__base__  # which typer does not export
     try:
-        return app(arguments, standalone_mode=False) or 0
+        return app(with_a_suite(sys.argv[1:] if arguments is None else arguments), standalone_mode=False) or 0
     except LabError as error:
         return fail(str(error))
     except usage_error as error:  # type: ignore[misc]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-TINY = {"connection": "residual", "dim": 16, "layers": 2, "heads": 2, "context": 16, "batch": 2, "steps": 12}
+TINY = {"recipe": "residual", "dim": 16, "layers": 2, "heads": 2, "context": 16, "batch": 2, "steps": 12}
 TINY |= {"warmup": 2, "eval_every": 5, "eval_batches": 2, "checkpoint_every": 4, "threads": 1}
 
 

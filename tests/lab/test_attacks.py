@@ -18,15 +18,16 @@ import pytest
 import torch
 
 from streammix import cli
-from streammix.lab import checkpoint, data, optim
+from streammix.lab import text as texts
 from streammix.lab.compare import compare
 from streammix.lab.config import Config, from_dict, read_config
 from streammix.lab.errors import LabError
 from streammix.lab.files import locked, read_json, write_json
-from streammix.lab.metrics import read_metrics
 from streammix.lab.model import GPT
 from streammix.lab.report import write_report
-from streammix.lab.train import train, train_step, val_loss
+from streammix.lab.training import checkpoint, optim
+from streammix.lab.training.metrics import read_metrics
+from streammix.lab.training.train import train, train_step, val_loss
 
 COMMAND = [sys.executable, "-m", "streammix.cli"]
 
@@ -94,9 +95,9 @@ def test_an_orphan_writes_a_checkpoint_and_ends(tiny: dict[str, Any], tmp_path: 
     """compare is killed; the run that it started ends by itself, and can be taken up again."""
     settings = tiny | {"steps": 100_000, "checkpoint_every": 100_000, "eval_every": 100_000}
     config, out = Config(**settings), tmp_path / "out"
-    command = [*COMMAND, "compare", "--out", str(out), "--connections", "residual"]
+    command = [*COMMAND, "compare", "--out", str(out), "--recipes", "residual"]
     words = config.arguments()
-    at = words.index("--connection")
+    at = words.index("--recipe")
     with running([*command, *words[:at], *words[at + 2 :]]) as process:
         run = out / "residual"
         wait_for(lambda: (run / "metrics.jsonl").exists() and len(read_metrics(run)) > 5)
@@ -119,7 +120,7 @@ def test_processes_share_a_cold_cache(tiny: dict[str, Any], tmp_path: Path, cach
     for name in ("a", "b"):
         texts.append(tmp_path / f"{name}.txt")
         texts[-1].write_bytes(f"{name} text of some length. ".encode() * 400_000)
-    script = "import sys; from streammix.lab import data; print(data.load([sys.argv[1]]).sha256)"
+    script = "import sys; from streammix.lab import text; print(text.load([sys.argv[1]]).sha256)"
     commands = [[sys.executable, "-c", script, str(text)] for text in texts for _ in range(2)]
     processes = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for c in commands]
     said = [process.communicate(timeout=120)[0] for process in processes]
@@ -129,13 +130,13 @@ def test_processes_share_a_cold_cache(tiny: dict[str, Any], tmp_path: Path, cach
 
 
 def test_an_altered_cache_is_made_again(text: Path, cache: Path) -> None:
-    first = data.load([str(text)])
+    first = texts.load([str(text)])
     expected, sha256 = bytes(first.train), first.sha256
     (damaged,) = cache.rglob("train.bin")
     content = bytearray(damaged.read_bytes())
     content[10:20] = b"x" * 10
     damaged.write_bytes(content)
-    again = data.load([str(text)])
+    again = texts.load([str(text)])
     assert bytes(again.train) == expected
     assert again.sha256 == sha256
 
@@ -144,7 +145,7 @@ def test_private_text_stays_private(tmp_path: Path, cache: Path) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("a private text " * 100)
     secret.chmod(0o600)
-    data.load([str(secret)])
+    texts.load([str(secret)])
     for path in cache.rglob("*"):
         if path.name != ".lock":
             assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
@@ -156,7 +157,7 @@ def test_links_among_leftovers_do_no_harm(text: Path, cache: Path, tmp_path: Pat
     (target / "kept").write_text("kept")
     cache.mkdir()
     (cache / ".scratch-a").symlink_to(target)
-    data.load([str(text)])
+    texts.load([str(text)])
     assert (target / "kept").read_text() == "kept"
     assert not (cache / ".scratch-a").is_symlink()
 
@@ -167,16 +168,16 @@ def test_file_names_need_not_be_utf8(tmp_path: Path) -> None:
     for i in range(5):
         with open(os.fsencode(folder) + b"/\xff%d.txt" % i, "wb") as file:
             file.write(b"some words " * 50)
-    corpus = data.load([str(folder)])
+    corpus = texts.load([str(folder)])
     assert corpus.files == 5
-    one = data.load([os.fsdecode(os.fsencode(folder) + b"/\xff1.txt")])
+    one = texts.load([os.fsdecode(os.fsencode(folder) + b"/\xff1.txt")])
     one.source.encode()
 
 
 def test_one_byte_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_bytes(b"a")
     with pytest.raises(LabError, match="the text is one byte long"):
-        data.load([str(tmp_path / "one.txt")])
+        texts.load([str(tmp_path / "one.txt")])
 
 
 # --- folders from someone else ----------------------------------------------------------------------------------
@@ -282,7 +283,7 @@ def test_an_edited_step_is_noticed(stopped: tuple[Config, Path]) -> None:
     ("name", "value"),
     [
         *(("steps", "20"), ("layers", 2.5), ("text", None), ("text", [1]), ("bf16", 1), ("seed", 2**70)),
-        *(("threads", 10**5), ("batch", 10**11), ("dim", 10**9), ("lr", 10**400), ("connection", ["mhc"])),
+        *(("threads", 10**5), ("batch", 10**11), ("dim", 10**9), ("lr", 10**400), ("recipe", ["mhc"])),
         ("streams", True),
     ],
 )
@@ -296,7 +297,7 @@ def test_a_config_of_wrong_kinds_is_refused(name: str, value: Any, tiny: dict[st
 
 
 def test_a_foreign_summary_is_not_believed(tiny: dict[str, Any], tmp_path: Path) -> None:
-    settings = {name: value for name, value in tiny.items() if name != "connection"}
+    settings = {name: value for name, value in tiny.items() if name != "recipe"}
     out, other = tmp_path / "out", tmp_path / "other"
     compare(Config(**settings), ["residual"], out)
     train(Config(**tiny | {"steps": 4}), other)
@@ -306,9 +307,9 @@ def test_a_foreign_summary_is_not_believed(tiny: dict[str, Any], tmp_path: Path)
         compare(Config(**settings), ["residual"], out)
 
 
-@pytest.mark.parametrize("change", [{"val_loss": "low"}, {"steps": None}, {"connection": 3}])
+@pytest.mark.parametrize("change", [{"val_loss": "low"}, {"steps": None}, {"recipe": 3}])
 def test_a_damaged_summary_is_named(change: dict[str, Any], tiny: dict[str, Any], tmp_path: Path) -> None:
-    settings = {name: value for name, value in tiny.items() if name != "connection"}
+    settings = {name: value for name, value in tiny.items() if name != "recipe"}
     out = tmp_path / "out"
     compare(Config(**settings), ["residual"], out)
     path = out / "residual" / "summary.json"
@@ -318,7 +319,7 @@ def test_a_damaged_summary_is_named(change: dict[str, Any], tiny: dict[str, Any]
 
 
 def test_fresh_leaves_a_run_under_way_alone(tiny: dict[str, Any], tmp_path: Path) -> None:
-    settings = {name: value for name, value in tiny.items() if name != "connection"}
+    settings = {name: value for name, value in tiny.items() if name != "recipe"}
     out = tmp_path / "out"
     compare(Config(**settings), ["residual", "hc"], out)
     before = (out / "residual" / "metrics.jsonl").read_bytes()
@@ -350,7 +351,7 @@ def test_nonsense_ends_in_one_line(words: list[str], text: Path, tmp_path: Path)
 
 
 def test_a_terminal_of_ascii_is_enough(tiny: dict[str, Any], tmp_path: Path) -> None:
-    train(Config(**tiny | {"connection": "mhc"}), tmp_path / "run")
+    train(Config(**tiny | {"recipe": "mhc"}), tmp_path / "run")
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "100"}
     command = [*COMMAND, "inspect", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, env=environment, timeout=120)
@@ -363,17 +364,17 @@ def test_a_terminal_of_ascii_is_enough(tiny: dict[str, Any], tmp_path: Path) -> 
 
 def test_every_step_has_a_batch_of_its_own(tiny: dict[str, Any]) -> None:
     config = Config(**tiny)
-    corpus = data.load(config.text)
-    seen = [data.train_batch(corpus, config, step)[0].numpy().tobytes() for step in range(1, 40)]
+    corpus = texts.load(config.text)
+    seen = [texts.train_batch(corpus, config, step)[0].numpy().tobytes() for step in range(1, 40)]
     assert len(set(seen)) == len(seen)
-    other = data.train_batch(corpus, Config(**tiny | {"seed": 1}), 1)[0].numpy().tobytes()
+    other = texts.train_batch(corpus, Config(**tiny | {"seed": 1}), 1)[0].numpy().tobytes()
     assert other != seen[0]
 
 
 def test_gradients_are_clipped(tiny: dict[str, Any]) -> None:
     """With plain gradient descent of rate one the step is the gradient: no longer than the clip."""
     config = Config(**tiny | {"clip": 0.125})
-    corpus = data.load(config.text)
+    corpus = texts.load(config.text)
     model = GPT(config)
     before = [p.detach().clone() for p in model.parameters()]
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -387,14 +388,14 @@ def test_gradients_are_clipped(tiny: dict[str, Any]) -> None:
 def test_the_validation_loss_weighs_every_window_alike(tiny: dict[str, Any]) -> None:
     """The last batch is shorter: the mean of the batches' means is not the mean of all windows."""
     config = Config(**tiny | {"batch": 7, "eval_batches": 100})
-    corpus = data.load(config.text)
+    corpus = texts.load(config.text)
     model = GPT(config)
-    sizes = [len(inputs) for inputs, _ in data.val_batches(corpus, config)]
+    sizes = [len(inputs) for inputs, _ in texts.val_batches(corpus, config)]
     assert sizes[-1] != sizes[0]
     with torch.no_grad():
         losses = [
             model.loss(inputs[i : i + 1], targets[i : i + 1]).item()
-            for inputs, targets in data.val_batches(corpus, config)
+            for inputs, targets in texts.val_batches(corpus, config)
             for i in range(len(inputs))
         ]
     assert val_loss(model, corpus, config, torch.device("cpu")) == pytest.approx(float(np.mean(losses)), rel=1e-6)
@@ -462,7 +463,7 @@ def test_what_a_checkpoint_names_has_reached_the_disk(
 def test_a_report_over_nonsense_says_what_is_wrong(
     change: dict[str, Any], tiny: dict[str, Any], tmp_path: Path
 ) -> None:
-    settings = {name: value for name, value in tiny.items() if name != "connection"}
+    settings = {name: value for name, value in tiny.items() if name != "recipe"}
     out = tmp_path / "out"
     compare(Config(**settings), ["residual"], out)
     write_json(out / "compare.json", read_json(out / "compare.json") | change)
@@ -472,7 +473,7 @@ def test_a_report_over_nonsense_says_what_is_wrong(
 
 
 def test_names_cannot_close_the_pages_script(tiny: dict[str, Any], tmp_path: Path) -> None:
-    settings = {name: value for name, value in tiny.items() if name != "connection"}
+    settings = {name: value for name, value in tiny.items() if name != "recipe"}
     out = tmp_path / "out"
     compare(Config(**settings), ["residual"], out)
     for name in ("<!--<script>", "a <b", '" onclick="x'):

@@ -1,4 +1,4 @@
-"""Comparisons: each connection in its own process and folder, none of them twice."""
+"""Comparisons: each recipe in its own process and folder, none of them twice."""
 
 import functools
 import json
@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from streammix.lab import checkpoint, data
 from streammix.lab import compare as comparison
-from streammix.lab.bigram import bigram_loss
+from streammix.lab import text as texts
 from streammix.lab.compare import compare, table
 from streammix.lab.config import Config, read_config
 from streammix.lab.errors import LabError
-from streammix.lab.metrics import read_metrics
-from streammix.lab.train import train
+from streammix.lab.text.bigram import bigram_loss
+from streammix.lab.training import checkpoint
+from streammix.lab.training.metrics import read_metrics
+from streammix.lab.training.train import train
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     begun: list[str] = []
 
     def run(config: Config, out: Path) -> None:
-        begun.append(config.connection)
+        begun.append(config.recipe)
         train(config, out, resume=True)
 
     monkeypatch.setattr(comparison, "run_in_own_process", run)
@@ -49,11 +50,11 @@ def test_own_processes_same_data_seed_and_budget(tiny: dict[str, Any], tmp_path:
     assert json.loads((out / "compare.json").read_text()) == result
     assert list(result["runs"]) == ["residual", "mhc"]
     for name, summary in result["runs"].items():
-        assert summary["connection"] == name
+        assert summary["recipe"] == name
         assert summary["data_sha256"] == result["data"]["sha256"]
-        assert read_config(out / name / "config.json") == Config(**tiny | {"connection": name})
-    corpus = data.load(config.text)
-    assert result["bigram_val_loss"] == bigram_loss(corpus.train, data.val_batches(corpus, config))
+        assert read_config(out / name / "config.json") == Config(**tiny | {"recipe": name})
+    corpus = texts.load(config.text)
+    assert result["bigram_val_loss"] == bigram_loss(corpus.train, texts.val_batches(corpus, config))
     first = [json.loads((out / name / "metrics.jsonl").read_text().splitlines()[0]) for name in result["runs"]]
     assert abs(first[0]["loss"] - first[1]["loss"]) < 1e-5  # both start as the same model
 
@@ -78,7 +79,7 @@ def test_goes_on_and_repeats_nothing(tiny: dict[str, Any], tmp_path: Path, in_pr
 
 def test_stopped_run_is_on_record(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(config: Config, out: Path) -> None:
-        if config.connection == "hc":
+        if config.recipe == "hc":
             raise KeyboardInterrupt
         train(config, out)
 
@@ -98,7 +99,7 @@ def test_refusals_change_nothing(tiny: dict[str, Any], text: Path, tmp_path: Pat
         compare(config, ["residual"], text)
     with pytest.raises(LabError, match="is a file"):
         compare(config, ["residual"], text / "00.txt")
-    with pytest.raises(LabError, match="connection is 'hcc'; accepted: residual, hc,"):
+    with pytest.raises(LabError, match="recipe is 'hcc'; accepted: residual, hc,"):
         compare(config, ["residual", "hcc"], tmp_path / "new")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert not (tmp_path / "new").exists()
@@ -115,8 +116,8 @@ def test_interrupt_reaches_the_run_under_way(tiny: dict[str, Any], tmp_path: Pat
         Config(**tiny | {"steps": 100_000, "checkpoint_every": 99_999, "eval_every": 50_000}),
         tmp_path / "out",
     )
-    words = [word for word in config.arguments() if word not in ("--connection", "residual")]
-    command = [sys.executable, "-m", "streammix.cli", "compare", "--connections", "residual", "--out", str(out), *words]
+    words = [word for word in config.arguments() if word not in ("--recipe", "residual")]
+    command = [sys.executable, "-m", "streammix.cli", "compare", "--recipes", "residual", "--out", str(out), *words]
     # where the tests run in the background, the shell has made them, and what they start, deaf to Ctrl-C
     heed = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from streammix.lab.config import PRESETS, Config, connections, read_config
+from streammix.lab.config import PRESETS, Config, choices, read_config
 from streammix.lab.errors import LabError
 
 
@@ -22,7 +22,7 @@ from streammix.lab.errors import LabError
         ({"dim": 100, "heads": 3}, "--dim is 100 and --heads 3"),
         ({"dim": 12, "heads": 4}, "even width"),
         ({"device": "tpu"}, "--device is 'tpu'; accepted: auto, cpu, cuda"),
-        ({"connection": "mch"}, "connection is 'mch'; accepted: residual, hc, "),
+        ({"recipe": "mch"}, "recipe is 'mch'; accepted: residual, hc, "),
     ],
 )
 def test_bad_settings(bad: dict, message: str) -> None:
@@ -32,8 +32,8 @@ def test_bad_settings(bad: dict, message: str) -> None:
 
 
 def test_connections_start_with_the_plain_residual() -> None:
-    assert connections()[0] == "residual"
-    assert {"hc", "mhc", "mhc-sinkhorn", "ihc"} < set(connections())
+    assert choices()[0] == "residual"
+    assert {"hc", "mhc", "mhc-sinkhorn", "ihc"} < set(choices())
 
 
 @pytest.mark.parametrize("preset", PRESETS)

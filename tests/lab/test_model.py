@@ -1,4 +1,4 @@
-"""The language model, and what a connection may and may not change in it."""
+"""The language model, and what a recipe may and may not change in it."""
 
 from pathlib import Path
 
@@ -6,28 +6,29 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from streammix.lab import data, optim
-from streammix.lab.config import Config, connections
+from streammix.lab import text as texts
+from streammix.lab.config import Config, choices
 from streammix.lab.errors import LabError
 from streammix.lab.model import GPT, rotate, rotations
-from streammix.lab.train import train_step
+from streammix.lab.training import optim
+from streammix.lab.training.train import train_step
 
 IDENTITY_AT_START = ["hc", "hc-static", "mhc", "mhc-sinkhorn", "ihc", "temper"]
 OTHER_LAYOUTS = ["frac", "ghc", "dghc", "xhc"]
 SMALL = {"dim": 32, "layers": 3, "heads": 2, "context": 24, "batch": 4, "steps": 20, "warmup": 2}
 
 
-def build(connection: str, **changes: object) -> GPT:
-    return GPT(Config(**SMALL | {"connection": connection} | changes))
+def build(recipe: str, **changes: object) -> GPT:
+    return GPT(Config(**SMALL | {"recipe": recipe} | changes))
 
 
 def some_tokens(count: int = 4) -> torch.Tensor:
     return torch.randint(256, (count, 24), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("connection", connections())
-def test_logits_are_causal(connection: str) -> None:
-    model, tokens = build(connection), some_tokens()
+@pytest.mark.parametrize("recipe", choices())
+def test_logits_are_causal(recipe: str) -> None:
+    model, tokens = build(recipe), some_tokens()
     changed = tokens.clone()
     changed[:, 10:] = (changed[:, 10:] + 1) % 256
     before, after = model(tokens), model(changed)
@@ -36,25 +37,25 @@ def test_logits_are_causal(connection: str) -> None:
     assert (before[:, 10:] - after[:, 10:]).abs().amax() > 1e-3
 
 
-@pytest.mark.parametrize("connection", IDENTITY_AT_START)
+@pytest.mark.parametrize("recipe", IDENTITY_AT_START)
 @pytest.mark.parametrize("streams", [1, 2, 4])
-def test_new_model_equals_the_plain_residual_one(connection: str, streams: int) -> None:
+def test_new_model_equals_the_plain_residual_one(recipe: str, streams: int) -> None:
     tokens = some_tokens()
-    plain, joined = build("residual")(tokens), build(connection, streams=streams)(tokens)
+    plain, joined = build("residual")(tokens), build(recipe, streams=streams)(tokens)
     assert plain.std() > 0.05  # or the comparison would say nothing
     assert (plain - joined).abs().amax() <= 1e-5
 
 
-@pytest.mark.parametrize("connection", OTHER_LAYOUTS)
-def test_new_model_of_another_layout_equals_it_too(connection: str) -> None:
+@pytest.mark.parametrize("recipe", OTHER_LAYOUTS)
+def test_new_model_of_another_layout_equals_it_too(recipe: str) -> None:
     tokens = some_tokens()
-    assert (build("residual")(tokens) - build(connection)(tokens)).abs().amax() <= 1e-5
+    assert (build("residual")(tokens) - build(recipe)(tokens)).abs().amax() <= 1e-5
 
 
-@pytest.mark.parametrize("connection", IDENTITY_AT_START + OTHER_LAYOUTS)
-def test_branches_matter_from_the_start(connection: str) -> None:
+@pytest.mark.parametrize("recipe", IDENTITY_AT_START + OTHER_LAYOUTS)
+def test_branches_matter_from_the_start(recipe: str) -> None:
     """With branches that wrote nothing, equality at the start would be empty."""
-    model, tokens = build(connection), some_tokens()
+    model, tokens = build(recipe), some_tokens()
     before = model(tokens)
     for name, parameter in model.named_parameters():
         if name.endswith("out.weight"):
@@ -62,11 +63,11 @@ def test_branches_matter_from_the_start(connection: str) -> None:
     assert (model(tokens) - before).abs().amax() > 0.1
 
 
-@pytest.mark.parametrize("connection", connections()[1:])
-def test_streams_differ_after_training(connection: str, text: Path) -> None:
+@pytest.mark.parametrize("recipe", choices()[1:])
+def test_streams_differ_after_training(recipe: str, text: Path) -> None:
     """Streams that start as copies must not stay so."""
-    corpus = data.load([str(text)])
-    config = Config(**SMALL | {"connection": connection, "lr": 1e-2})
+    corpus = texts.load([str(text)])
+    config = Config(**SMALL | {"recipe": recipe, "lr": 1e-2})
     model = GPT(config)
     optimizer = optim.adamw(model, config)
     losses = [train_step(model, optimizer, corpus, config, s, torch.device("cpu"))[0] for s in range(1, 21)]
@@ -74,7 +75,7 @@ def test_streams_differ_after_training(connection: str, text: Path) -> None:
     states = model.states(some_tokens())
     streams = model.streams
     assert states.shape[:3] == (4, 24, streams)
-    assert states.shape[3] == (8 if connection in ("frac", "ghc", "dghc") else 32)
+    assert states.shape[3] == (8 if recipe in ("frac", "ghc", "dghc") else 32)
     for i in range(streams):
         for j in range(i):
             difference = (states[..., i, :] - states[..., j, :]).norm() / states[..., i, :].norm()
@@ -83,8 +84,8 @@ def test_streams_differ_after_training(connection: str, text: Path) -> None:
 
 def test_plain_weights_do_not_depend_on_the_connection() -> None:
     plain = build("residual").state_dict()
-    for connection in connections()[1:]:
-        model = build(connection)
+    for recipe in choices()[1:]:
+        model = build(recipe)
         shared = {name: value for name, value in model.state_dict().items() if not model.is_connection(name)}
         assert shared.keys() == plain.keys()
         assert all(value.equal(plain[name]) for name, value in shared.items())
@@ -93,7 +94,7 @@ def test_plain_weights_do_not_depend_on_the_connection() -> None:
 def test_streams_are_the_recipe_s_unless_told() -> None:
     assert [build(name).streams for name in ("residual", "mhc", "xhc", "dghc")] == [1, 4, 16, 8]
     assert build("xhc", streams=6).streams == 6
-    with pytest.raises(LabError, match=r"connection ohc: streams: got 3"):
+    with pytest.raises(LabError, match=r"recipe ohc: streams: got 3"):
         build("ohc", streams=3)
 
 
@@ -127,9 +128,9 @@ def test_loss_is_the_mean_cross_entropy() -> None:
     torch.testing.assert_close(model.loss(tokens[:, :-1], tokens[:, 1:]).double(), -chosen.mean(), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("connection", ["residual", "mhc"])
-def test_bfloat16_autocast_stays_close(connection: str) -> None:
-    model, tokens = build(connection), some_tokens()
+@pytest.mark.parametrize("recipe", ["residual", "mhc"])
+def test_bfloat16_autocast_stays_close(recipe: str) -> None:
+    model, tokens = build(recipe), some_tokens()
     exact = model.loss(tokens[:, :-1], tokens[:, 1:])
     with torch.autocast("cpu", torch.bfloat16):
         rough = model.loss(tokens[:, :-1], tokens[:, 1:])

@@ -1,4 +1,4 @@
-"""Sweeps: every connection with every seed, their mean and spread, and nothing trained twice."""
+"""Sweeps: every recipe with every seed, their mean and spread, and nothing trained twice."""
 
 import json
 import statistics
@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from streammix.lab import compare as comparison
-from streammix.lab.config import Config, connections
+from streammix.lab.config import Config, choices
 from streammix.lab.errors import LabError
 from streammix.lab.sweep import print_tables, sweep
-from streammix.lab.train import train
+from streammix.lab.training.train import train
 
 NAMES = ["residual", "frac", "deepseek-v4.1"]
 
@@ -22,7 +22,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, bool]]:
     begun: list[tuple[str, int, bool]] = []
 
     def run(config: Config, out: Path) -> None:
-        begun.append((config.connection, config.seed, config.bf16))
+        begun.append((config.recipe, config.seed, config.bf16))
         train(config, out, resume=True)
 
     monkeypatch.setattr(comparison, "run_in_own_process", run)
@@ -31,7 +31,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, bool]]:
 
 @pytest.fixture
 def settings(tiny: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in tiny.items() if name != "connection"}
+    return {name: value for name, value in tiny.items() if name != "recipe"}
 
 
 def test_every_connection_seed_and_precision_once(
@@ -43,7 +43,7 @@ def test_every_connection_seed_and_precision_once(
     assert in_process == everything
     assert json.loads((out / "sweep.json").read_text()) == result
     assert result["failed"] == {}
-    assert [(row["precision"], row["connection"]) for row in result["rows"]] == [
+    assert [(row["precision"], row["recipe"]) for row in result["rows"]] == [
         (precision, name) for precision in ("float32", "bf16") for name in NAMES
     ]
     row = result["rows"][1]
@@ -64,7 +64,7 @@ def test_every_connection_seed_and_precision_once(
     page = (out / "sweep.md").read_text()
     for row in result["rows"]:
         assert f"{row['val_loss']:.4f} ± {row['val_loss_spread']:.4f}" in shown
-        assert f"| {row['connection']} | {row['streams']} |" in page
+        assert f"| {row['recipe']} | {row['streams']} |" in page
         assert f" | {row['val_loss']:.4f} ± {row['val_loss_spread']:.4f} | " in page
 
     assert sweep(settings, NAMES, ["0", "3"], ["float32", "bf16"], out) == result
@@ -77,7 +77,7 @@ def test_goes_on_where_it_was_stopped(
     run = comparison.run_in_own_process
 
     def stops(config: Config, out: Path) -> None:
-        if config.connection == "frac" and config.seed == 1:
+        if config.recipe == "frac" and config.seed == 1:
             raise KeyboardInterrupt
         run(config, out)
 
@@ -95,7 +95,7 @@ def test_a_failing_run_does_not_stop_the_others(
     settings: dict[str, Any], tmp_path: Path, in_process: list[Any]
 ) -> None:
     result = sweep(settings | {"dim": 12, "heads": 2, "streams": 8}, NAMES, ["0"], ["float32"], tmp_path / "out")
-    assert [row["connection"] for row in result["rows"]] == ["residual", "deepseek-v4.1"]
+    assert [row["recipe"] for row in result["rows"]] == ["residual", "deepseek-v4.1"]
     assert list(result["failed"]) == ["float32/0/frac"]
     assert "dim: got 12" in result["failed"]["float32/0/frac"]
     assert result["rows"][0]["val_loss_spread"] is None
@@ -104,7 +104,7 @@ def test_a_failing_run_does_not_stop_the_others(
 @pytest.mark.parametrize(
     ("names", "seeds", "precisions", "message"),
     [
-        (["mcc"], ["0"], ["float32"], "connection is 'mcc'; accepted: residual"),
+        (["mcc"], ["0"], ["float32"], "recipe is 'mcc'; accepted: residual"),
         (["mhc"], ["one"], ["float32"], "--seeds has 'one'; accepted: integers"),
         (["mhc"], ["0"], ["fp8"], "--precisions has 'fp8'; accepted: float32, bf16"),
     ],
@@ -121,11 +121,11 @@ def test_all_means_every_connection(settings: dict[str, Any], tmp_path: Path, mo
     begun: list[str] = []
 
     def fails(config: Config, out: Path) -> None:
-        begun.append(config.connection)
+        begun.append(config.recipe)
         raise LabError("no")
 
     monkeypatch.setattr(comparison, "run_in_own_process", fails)
     result = sweep(settings, ["all"], ["0"], ["float32"], tmp_path / "out")
-    assert tuple(begun) == connections()
+    assert tuple(begun) == choices()
     assert len(result["failed"]) == len(begun)
     assert result["rows"] == []

@@ -1,1 +1,1 @@
-"""The training lab: small byte-level language models on real text, trained and compared by connection."""
+"""The training lab: small byte-level language models on real text, trained and compared by recipe."""

@@ -1,7 +1,6 @@
-"""Train several connections on the same text, seed and budget, and put their results side by side."""
+"""Train several recipes on the same text, seed and budget, and put their results side by side."""
 
 import contextlib
-import dataclasses
 import os
 import signal
 import subprocess
@@ -13,21 +12,21 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from streammix.lab import data
-from streammix.lab.bigram import bigram_loss
-from streammix.lab.config import RESIDUAL, Config, from_dict, read_config
+from streammix.lab import text
+from streammix.lab.config import RESIDUAL, Config, choices, from_dict, read_config
 from streammix.lab.errors import LabError
 from streammix.lab.files import clear_scratch, discard_folder, locked, read_json, write_json
-from streammix.lab.train import PARENT
+from streammix.lab.text.bigram import bigram_loss
+from streammix.lab.training.train import PARENT
 
 DEFAULT = (RESIDUAL, "hc", "mhc", "mhc-sinkhorn", "ihc")
 NAME = "compare.json"
 
 
 def compare(
-    config: Config, connections: Sequence[str], out: Path, *, fresh: bool = False, keep_going: bool = False
+    config: Config, recipes: Sequence[str], out: Path, *, fresh: bool = False, keep_going: bool = False
 ) -> dict[str, Any]:
-    """Train `config` once with each connection, in OUT/CONNECTION, and return what OUT/compare.json holds.
+    """Train `config` once with each recipe, in OUT/RECIPE, and return what OUT/compare.json holds.
 
     Runs that are there already are not repeated, and interrupted ones go on, unless `fresh`. Each run has a process
     of its own, one after the other, so that its speed and peak memory are its own.
@@ -38,27 +37,28 @@ def compare(
         LabError: OUT holds something else than this comparison, or a run failed (its message says why).
         KeyboardInterrupt: Ctrl-C; the run under way has written a checkpoint.
     """
-    configs = [dataclasses.replace(config, connection=name) for name in dict.fromkeys(connections)]
-    corpus = data.load(config.text)
-    data.require_length(corpus, config.context)
-    settings = {name: value for name, value in config.to_dict().items() if name != "connection"}
+    names = choices() if "all" in recipes else tuple(dict.fromkeys(recipes))
+    configs = [config.joined_by(name) for name in names]
+    corpus = text.load(config.text)
+    text.require_length(corpus, config.context)
+    settings = {name: value for name, value in config.to_dict().items() if name != "recipe"}
     prepare_folder(out, config, configs, corpus, fresh)
 
-    baseline = bigram_loss(corpus.train, data.val_batches(corpus, config))
+    baseline = bigram_loss(corpus.train, text.val_batches(corpus, config))
     result: dict[str, Any] = {"config": settings, "data": corpus.describe(), "bigram_val_loss": baseline, "runs": {}}
     for one in configs:
-        result["runs"][one.connection] = finished(out / one.connection, one, corpus)
+        result["runs"][one.recipe] = finished(out / one.recipe, one, corpus)
     failed: dict[str, str] = {}
     for one in configs:
-        if result["runs"][one.connection] is None:
+        if result["runs"][one.recipe] is None:
             write_json(out / NAME, result | {"runs": done(result)})
             try:
-                run_in_own_process(one, out / one.connection)
+                run_in_own_process(one, out / one.recipe)
             except LabError as error:
                 if not keep_going:
                     raise
-                failed[one.connection] = str(error)
-            result["runs"][one.connection] = finished(out / one.connection, one, corpus)
+                failed[one.recipe] = str(error)
+            result["runs"][one.recipe] = finished(out / one.recipe, one, corpus)
     result |= {"runs": done(result)} | ({"failed": failed} if failed else {})
     write_json(out / NAME, result)
     return result
@@ -69,13 +69,13 @@ def done(result: dict[str, Any]) -> dict[str, Any]:
     return {name: summary for name, summary in result["runs"].items() if summary is not None}
 
 
-def prepare_folder(out: Path, config: Config, configs: Sequence[Config], corpus: data.Corpus, fresh: bool) -> None:
+def prepare_folder(out: Path, config: Config, configs: Sequence[Config], corpus: text.Corpus, fresh: bool) -> None:
     """Make `out` the folder of this comparison, or raise LabError having changed nothing."""
     if out.exists() and not out.is_dir():
         raise LabError(f"{out}: is a file; --out must be a folder")
     if (out / NAME).exists():
         if fresh:
-            discard_runs([out / one.connection for one in configs])
+            discard_runs([out / one.recipe for one in configs])
             (out / NAME).unlink()
         else:
             different = differences(config, corpus, out / NAME)
@@ -90,15 +90,15 @@ def prepare_folder(out: Path, config: Config, configs: Sequence[Config], corpus:
     clear_scratch(out)
 
 
-def differences(config: Config, corpus: data.Corpus, path: Path) -> list[str]:
+def differences(config: Config, corpus: text.Corpus, path: Path) -> list[str]:
     """What the comparison saved at `path` was run with and this one would not be."""
     there = read_json(path)
     try:
-        saved = from_dict({**there["config"], "connection": config.connection}, path)
+        saved = from_dict({**there["config"], "recipe": config.recipe}, path)
         sha256 = there["data"]["sha256"]
     except (KeyError, TypeError) as error:
         raise LabError(f"{path}: not a comparison ({error} is missing or of the wrong kind)") from None
-    different = config.differences(saved, ignore=("connection", "threads"))
+    different = config.differences(saved, ignore=("recipe", "threads"))
     return different + ([] if sha256 == corpus.sha256 else ["the text's content"])
 
 
@@ -113,7 +113,7 @@ def discard_runs(runs: Sequence[Path]) -> None:
             discard_folder(run)
 
 
-def finished(run: Path, config: Config, corpus: data.Corpus) -> dict[str, Any] | None:
+def finished(run: Path, config: Config, corpus: text.Corpus) -> dict[str, Any] | None:
     """The summary of a run that has ended; None where it has not.
 
     Raises:
@@ -124,8 +124,8 @@ def finished(run: Path, config: Config, corpus: data.Corpus) -> dict[str, Any] |
         return None
     different = config.differences(read_config(run / "config.json"), ignore=("threads",))
     summary = checked_summary(read_json(path), path)
-    if (summary["connection"], summary["steps"]) != (config.connection, config.steps):
-        different.append(f"the summary, of {summary['connection']} after {summary['steps']} steps")
+    if (summary["recipe"], summary["steps"]) != (config.recipe, config.steps):
+        different.append(f"the summary, of {summary['recipe']} after {summary['steps']} steps")
     if summary["data_sha256"] != corpus.sha256:
         different.append("the text's content")
     if different:
@@ -150,7 +150,7 @@ def is_number(value: Any) -> bool:
 
 
 NUMBER = (int, float)
-SUMMARY: dict[str, tuple[type, ...]] = {"connection": (str,), "data_sha256": (str,), "steps": (int,)}
+SUMMARY: dict[str, tuple[type, ...]] = {"recipe": (str,), "data_sha256": (str,), "steps": (int,)}
 SUMMARY |= dict.fromkeys(("parameters", "connection_parameters", "streams", "peak_memory_bytes"), (int,))
 SUMMARY |= dict.fromkeys(("val_loss", "train_loss", "tokens_per_s", "seconds"), NUMBER)
 SUMMARY |= dict.fromkeys(("grad_norm_median", "grad_norm_last", "grad_norm_max"), NUMBER)
@@ -177,16 +177,16 @@ def run_in_own_process(config: Config, run: Path) -> None:
         sys.stderr.write(said)
     elif process.returncode < 0:
         name = signal.Signals(-process.returncode).name
-        raise LabError(f"{config.connection}: training was ended by {name} (out of memory?); run this again to go on")
+        raise LabError(f"{config.recipe}: training was ended by {name} (out of memory?); run this again to go on")
     else:
         reason = said.strip().splitlines()[-1] if said.strip() else f"exit code {process.returncode}"
-        raise LabError(f"{config.connection}: {reason.removeprefix('error: ')}")
+        raise LabError(f"{config.recipe}: {reason.removeprefix('error: ')}")
 
 
 def table(result: dict[str, Any]) -> Table:
     """The comparison for a terminal."""
     shown = Table(title="Validation loss in nats a byte; lower is better", title_justify="left")
-    shown.add_column("connection")
+    shown.add_column("recipe")
     for heading in ("parameters", "val loss", "grad norm\nmedian", "grad norm\nlast", "tokens/s", "peak memory"):
         shown.add_column(heading, justify="right")
     shown.add_row("bigram baseline", f"{256 * 256:,}", f"{result['bigram_val_loss']:.4f}", "", "", "", "")

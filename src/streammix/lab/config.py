@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streammix import recipes
+from streammix import manifolds, recipes
 from streammix.lab.errors import LabError
 from streammix.lab.files import read_json
 
@@ -27,8 +27,9 @@ class Config:
     """
 
     text: tuple[str, ...] = ()
-    connection: str = setting("mhc", "Model", f"How blocks are joined: {RESIDUAL}, {', '.join(recipes.names())}.")
+    recipe: str = setting("mhc", "Model", f"How blocks are joined: {RESIDUAL}, {', '.join(recipes.names())}.")
     streams: int | None = setting(None, "Model", "Parallel streams n; if not given, as many as the recipe has.")
+    manifold: str | None = setting(None, "Model", "The set of H_res, in place of the recipe's.")
     dim: int = setting(128, "Model", "Width C of one stream.")
     layers: int = setting(4, "Model", "Transformer blocks; each has two sites, attention and MLP.")
     heads: int = setting(4, "Model", "Attention heads.")
@@ -62,11 +63,19 @@ class Config:
             )
         if self.device not in ("auto", "cpu", "cuda"):
             raise LabError(f"--device is {self.device!r}; accepted: auto, cpu, cuda")
-        if self.connection not in connections():
-            raise LabError(f"connection is {self.connection!r}; accepted: {', '.join(connections())}")
+        if self.manifold is not None and self.manifold not in manifolds.names():
+            raise LabError(f"--manifold is {self.manifold!r}; accepted: {', '.join(manifolds.names())}")
+        if self.recipe not in choices():
+            raise LabError(f"recipe is {self.recipe!r}; accepted: {', '.join(choices())}")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"text": list(self.text)}
+
+    def joined_by(self, recipe: str) -> "Config":
+        """This config with another recipe; plain residuals take neither its streams nor its manifold."""
+        if recipe == RESIDUAL:
+            return dataclasses.replace(self, recipe=recipe, streams=None, manifold=None)
+        return dataclasses.replace(self, recipe=recipe)
 
     def differences(self, other: "Config", ignore: tuple[str, ...] = ()) -> list[str]:
         """The settings in which two configs differ, each as `--name this (other)`."""
@@ -107,6 +116,7 @@ def check_kind(field: "dataclasses.Field[Any]", value: Any) -> None:
         int | None: (int, type(None)),
         bool: (bool,),
         str: (str,),
+        str | None: (str, type(None)),
         tuple[str, ...]: (tuple,),
     }
     accepted = kinds[field.type]
@@ -125,8 +135,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def connections() -> tuple[str, ...]:
-    """Every value `connection` can take."""
+def choices() -> tuple[str, ...]:
+    """Every value `recipe` can take."""
     return (RESIDUAL, *recipes.names())
 
 

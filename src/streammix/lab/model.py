@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import streammix as sm
 from streammix.lab.config import RESIDUAL, Config
-from streammix.lab.data import VOCABULARY
 from streammix.lab.errors import LabError
+from streammix.lab.text import VOCABULARY
 
 Rotation = tuple[Float[Tensor, "time half"], Float[Tensor, "time half"]]
 
@@ -84,7 +84,7 @@ class GPT(nn.Module):
     """Bytes (batch, time) to logits (batch, time, 256).
 
     Each weight of the embedding, the branches and the head is drawn from a generator seeded by (seed, its name):
-    models of one seed share these weights whatever their connection.
+    models of one seed share these weights whatever their recipe.
     """
 
     def __init__(self, config: Config) -> None:
@@ -100,13 +100,16 @@ class GPT(nn.Module):
         branches = [branch for _ in range(config.layers) for branch in (Attention(dim, config.heads), MLP(dim))]
         self.embed = nn.Embedding(VOCABULARY, dim)
         self.stack: PlainStack | sm.Stack
-        if config.connection == RESIDUAL:
+        if config.recipe == RESIDUAL:
+            if config.streams not in (None, 1) or config.manifold is not None:
+                option = "streams" if config.streams not in (None, 1) else "manifold"
+                raise LabError(f"--{option}: {RESIDUAL} has one stream and no matrix to mix it; accepted: recipes")
             self.stack = PlainStack(branches)
         else:
             try:
-                self.stack = sm.Stack(branches, dim, config.streams, config.connection)
+                self.stack = sm.Stack(branches, dim, config.streams, config.recipe, manifold=config.manifold)
             except ValueError as error:  # a number of streams, or a width, that this recipe can't take
-                raise LabError(f"connection {config.connection}: {error}") from None
+                raise LabError(f"recipe {config.recipe}: {error}") from None
         self.norm = RMSNorm(dim)
         self.head = nn.Linear(dim, VOCABULARY, bias=False)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from streammix.lab.compare import compare
-from streammix.lab.config import RESIDUAL, Config, connections
+from streammix.lab.config import RESIDUAL, Config, choices
 from streammix.lab.errors import LabError
 from streammix.lab.files import replace_file, write_json
 
@@ -32,7 +32,7 @@ def sweep(
 
     Args:
         settings: of every run, as Config takes them.
-        names: connections; "all" stands for every one.
+        names: recipes; "all" stands for every one.
         seeds: integers, as text.
         precisions: "float32", "bf16".
         out: a folder.
@@ -40,7 +40,7 @@ def sweep(
 
     Returns:
         {"runs": [each run's summary, its "seed" and "precision"], "rows": [aggregate(...)],
-        "failed": {"precision/seed/connection": why}, "bigram_val_loss": {precision: nats a byte}}
+        "failed": {"precision/seed/recipe": why}, "bigram_val_loss": {precision: nats a byte}}
 
     Raises:
         LabError: settings that are no Config; a folder that holds something else.
@@ -50,9 +50,9 @@ def sweep(
     for precision in precisions:
         if precision not in PRECISIONS:
             raise LabError(f"--precisions has {precision!r}; accepted: {', '.join(PRECISIONS)}")
-    chosen = connections() if "all" in names else tuple(dict.fromkeys(names))
+    chosen = choices() if "all" in names else tuple(dict.fromkeys(names))
     for name in chosen:
-        Config(**settings, connection=name)  # every name is checked before any work
+        Config(**settings, recipe=name)  # every name is checked before any work
     result: dict[str, Any] = {"runs": [], "failed": {}, "bigram_val_loss": {}}
     for precision in dict.fromkeys(precisions):
         for seed in numbers:
@@ -76,27 +76,25 @@ def as_seed(word: str) -> int:
 
 
 def aggregate(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a precision and connection, over the seeds that ended: mean, and standard deviation of two or more.
+    """One row a precision and recipe, over the seeds that ended: mean, and standard deviation of two or more.
 
     "over_residual" is the loss less the plain residual model's of the same seed, which starts from the same weights and
     sees the same text: far less noisy than the loss itself. None where a seed lacks that model, and in its own row.
     """
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for run in result["runs"]:
-        groups.setdefault((run["precision"], run["connection"]), []).append(run)
-    baseline = {
-        (run["precision"], run["seed"]): run["val_loss"] for run in result["runs"] if run["connection"] == RESIDUAL
-    }
+        groups.setdefault((run["precision"], run["recipe"]), []).append(run)
+    baseline = {(run["precision"], run["seed"]): run["val_loss"] for run in result["runs"] if run["recipe"] == RESIDUAL}
     rows = []
-    for (precision, connection), runs in groups.items():
+    for (precision, recipe), runs in groups.items():
         losses = [run["val_loss"] for run in runs]
         places = [(precision, run["seed"]) for run in runs]
-        paired = connection != RESIDUAL and all(place in baseline for place in places)
+        paired = recipe != RESIDUAL and all(place in baseline for place in places)
         over = [loss - baseline[place] for loss, place in zip(losses, places) if place in baseline]
         rows.append(
             {
                 "precision": precision,
-                "connection": connection,
+                "recipe": recipe,
                 "seeds": len(runs),
                 "streams": runs[0]["streams"],
                 "connection_parameters": runs[0]["connection_parameters"],
@@ -118,7 +116,7 @@ def spread(values: Sequence[float]) -> float | None:
 
 
 HEADINGS = (
-    *("connection", "streams", "own parameters", "seeds", "val loss", "over residual", "below bigram"),
+    *("recipe", "streams", "own parameters", "seeds", "val loss", "over residual", "below bigram"),
     *("grad norm median", "grad norm max", "tokens/s"),
 )
 
@@ -126,7 +124,7 @@ HEADINGS = (
 def cells(row: Mapping[str, Any]) -> list[str]:
     """A row under HEADINGS."""
     return [
-        row["connection"],
+        row["recipe"],
         str(row["streams"]),
         f"{row['connection_parameters']:,}",
         str(row["seeds"]),

@@ -1,0 +1,88 @@
+"""The commands `streammix bench projection`, `digits` and `site`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+benchmarks = typer.Typer(
+    help="Measure what the library costs, against what people use instead. Without a command: projection.",
+    rich_markup_mode="rich",
+    no_args_is_help=False,
+)
+BATCHES, FAMILIES, DIMS = [512, 2048, 8192, 32768, 131072], ["N(0,1)", "N(0,10^2)"], [512, 1024]
+
+Only = Annotated[list[str] | None, typer.Option(help="A part; may be repeated. If it is not given, all parts run.")]
+Rows = Annotated[int, typer.Option("--n", help="Streams, which are the rows of the matrices.")]
+Compile = Annotated[
+    bool, typer.Option("--compile/--no-compile", help="Also measure under torch.compile (needs a C++ compiler).")
+]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; if not given, torch chooses.")]
+Json = Annotated[Path | None, typer.Option(help="Write all figures to this file.")]
+Plot = Annotated[Path | None, typer.Option(help="Draw them: a name ending in .svg, .png or .pdf.")]
+
+
+@benchmarks.command(
+    epilog="Parts: accuracy, memory, speed, sizes, scales."
+    " Example: [bold]streammix bench projection --only speed --batch 8192[/bold]"
+)
+def projection(
+    only: Only = None,
+    n: Rows = 4,
+    batch: Annotated[list[int], typer.Option(help="Matrices at once; may be repeated.")] = BATCHES,
+    family: Annotated[
+        list[str], typer.Option(help="Logits to time on, Unif(-10,10), say; may be repeated.")
+    ] = FAMILIES,
+    turns: Annotated[int, typer.Option(help="Samples of each contender; the median counts.")] = 15,
+    compiled: Compile = True,
+    threads: Threads = None,
+    json: Json = None,
+    plot: Plot = None,
+) -> None:
+    """How exact the projection is, and how fast against truncated Sinkhorn."""
+    settings = {"n": n, "batch": tuple(batch), "family": tuple(family), "turns": turns, "compile": compiled}
+    measure("projection", settings, only, threads, json, plot)
+
+
+@benchmarks.command(epilog="Example: [bold]streammix bench digits --n 8 --plot digits.svg[/bold]")
+def digits(
+    n: Rows = 4,
+    count: Annotated[int, typer.Option(help="Matrices of each gap.")] = 2_000,
+    threads: Threads = None,
+    json: Json = None,
+    plot: Plot = None,
+) -> None:
+    """How many digits of every entry are right, against the gap between the logits."""
+    measure("digits", {"n": n, "count": count}, None, threads, json, plot)
+
+
+@benchmarks.command(
+    epilog="Parts: streams, site, step, decoding, memory."
+    " Example: [bold]streammix bench site --only step --dim 512 --plot step.svg[/bold]"
+)
+def site(
+    only: Only = None,
+    n: Rows = 4,
+    dim: Annotated[list[int], typer.Option(help="Width of the models and of the single site; may be repeated.")] = DIMS,
+    turns: Annotated[int, typer.Option(help="Samples of a training step; of everything else three times as many.")] = 5,
+    compiled: Compile = True,
+    threads: Threads = None,
+    json: Json = None,
+    plot: Plot = None,
+) -> None:
+    """What hyper-connections cost in time and memory against a plain residual."""
+    settings = {"n": n, "dim": tuple(dim), "turns": turns, "compile": compiled}
+    measure("site", settings, only, threads, json, plot)
+
+
+def measure(
+    suite: str,
+    options: dict[str, Any],
+    only: list[str] | None,
+    threads: int | None,
+    json: Path | None,
+    plot: Path | None,
+) -> None:
+    from streammix.bench.run import bench
+
+    bench(suite, options=options, threads=threads, only=only or [], json_path=json, plot_path=plot)

@@ -1,0 +1,110 @@
+"""The report's headline: what came of each run in one table, and the result in a sentence."""
+
+import statistics
+from html import escape
+
+from streammix.lab.config import RESIDUAL
+from streammix.lab.report.comparison import Comparison, Run
+from streammix.lab.report.page import dot
+from streammix.lab.report.style import Palette
+
+ABSENT = "–"
+TIE = 0.0005  # nats per byte; less cannot be seen in a plot
+HEADINGS = (
+    ("Connection", ""),
+    ("Validation loss", "nats per byte"),
+    ("vs residual", "nats per byte"),
+    ("Parameters", ""),
+    ("Added", "by the recipe"),
+    ("Gradient norm", "median"),
+    ("Speed", "tokens/s"),
+    ("Speed", "vs residual"),
+    ("Peak memory", "MiB"),
+)
+
+
+def verdict(comparison: Comparison) -> str:
+    """The finished runs' outcome in a sentence or two, as text."""
+    done = [run for run in comparison.runs if run.summary and run.val_loss is not None]
+    if not done:
+        return "No run is finished yet."
+    losses = {run.name: run.val_loss for run in done if run.val_loss is not None}
+    best = min(losses, key=losses.__getitem__)
+    said = f"Lowest validation loss: {best}, {losses[best]:.4f} nats per byte"
+    if RESIDUAL in losses and best != RESIDUAL:
+        said += f", {losses[RESIDUAL] - losses[best]:.4f} below the plain residual's"
+    said += "."
+    if comparison.bigram is not None:
+        losers = [name for name, loss in losses.items() if not loss < comparison.bigram]
+        if losers:
+            said += f" Not below the bigram baseline: {', '.join(losers)}."
+        else:
+            every = {1: "It is", 2: "Both are"}.get(len(losses), f"All {len(losses)} are")
+            said += f" {every} below the bigram baseline, {comparison.bigram:.4f}."
+    for alike in ties(losses):
+        said += f" {', '.join(alike[:-1])} and {alike[-1]} end within {TIE:g} nats of each other: their curves overlap."
+    if len(losses) > 1:
+        said += " Each ran once, so small differences may be chance."
+    return said
+
+
+def ties(losses: dict[str, float]) -> list[list[str]]:
+    """Groups of two or more runs whose losses lie within TIE of the group's lowest, best group first."""
+    groups: list[list[str]] = []
+    for name in sorted(losses, key=losses.__getitem__):
+        if groups and losses[name] - losses[groups[-1][0]] <= TIE:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    return [group for group in groups if len(group) > 1]
+
+
+def headline(comparison: Comparison, palette: Palette) -> str:
+    """The table as HTML; what a run did not measure is a dash."""
+    heads = "".join(f"<th>{text}<small>{unit}</small></th>" for text, unit in HEADINGS)
+    losses = [run.val_loss for run in comparison.runs if run.summary and run.val_loss is not None]
+    base = comparison.find(RESIDUAL)
+    rows = [row(run, base, palette, best=bool(losses) and run.val_loss == min(losses)) for run in comparison.runs]
+    if comparison.bigram is not None:
+        empty = f"<td>{ABSENT}</td>"
+        rows.append(
+            f'<tr class="baseline"><td>bigram baseline</td><td>{comparison.bigram:.4f}</td>{empty}'
+            f"<td>{256 * 256:,}</td>{empty * 5}</tr>"
+        )
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f'<div class="scroll">{table}</div>'
+
+
+def row(run: Run, base: Run | None, palette: Palette, *, best: bool) -> str:
+    loss, base_loss = run.val_loss, base.val_loss if base else None
+    comparable = run is not base and base is not None and run.step == base.step
+    speed, base_speed = tokens_per_s(run), tokens_per_s(base) if base else None
+    parameters, added = run.summary.get("parameters"), run.summary.get("connection_parameters")
+    memory = run.summary.get("peak_memory_bytes")
+    cells = [
+        f"{loss:.4f}" if loss is not None else ABSENT,
+        f"{loss - base_loss:+.4f}" if comparable and loss is not None and base_loss is not None else ABSENT,
+        f"{parameters:,}" if parameters is not None else ABSENT,
+        f"{added:,}" if added is not None else ABSENT,
+        f"{grad_norm:.3f}" if (grad_norm := median_grad_norm(run)) is not None else ABSENT,
+        f"{speed:,.0f}" if speed is not None else ABSENT,
+        f"{speed / base_speed:.2f}×" if speed is not None and base_speed else ABSENT,
+        f"{memory / 2**20:,.0f}" if memory else ABSENT,
+    ]
+    state = f"<small>{escape(run.state)}</small>" if run.state else ""
+    name = f"{dot(palette, run.name)}{escape(run.name)}{state}"
+    values = "".join(f"<td>{cell.replace('-', '−')}</td>" for cell in cells)
+    return f'<tr class="{"best" * best}" data-of="{escape(run.name)}"><td>{name}</td>{values}</tr>'
+
+
+def median_grad_norm(run: Run) -> float | None:
+    norms = [record["grad_norm"] for record in run.train]
+    return statistics.median(norms) if norms else run.summary.get("grad_norm_median")
+
+
+def tokens_per_s(run: Run) -> float | None:
+    """The median step's, as in the summary; of a run that has not ended, over the steps so far."""
+    if "tokens_per_s" in run.summary:
+        return float(run.summary["tokens_per_s"])
+    rates = [record["tokens_per_s"] for record in run.train if "tokens_per_s" in record]
+    return statistics.median(rates) if rates else None

@@ -1,0 +1,1 @@
+"""Training one model: the loop, its optimizer, and what it writes to disk and screen."""

@@ -1,0 +1,120 @@
+"""All recipes side by side: formula, source, guarantees, parameters, and what was changed or chosen.
+
+    python tools/recipes.py                      print the table and the details
+    python tools/recipes.py docs/recipes.md      renew the page's table and details in place
+
+Everything is read off the recipes and the modules they build; nothing is timed.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import torch
+
+import streammix as sm
+from streammix.recipes import Recipe
+
+DIM = 768
+SITES = 2  # xHC's even and odd sites differ: parameters are the mean of two
+
+ACTIVATION = {"linear": "{}", "sigmoid": "sigmoid({})", "twice-sigmoid": "2 sigmoid({})"}
+LOGITS = {
+    "static": "l = b",
+    "flattened": "l = gate (vec(x) phi) / rms(vec x) + b",
+    "per-stream": "l_i = gate tanh(LayerNorm(x_i) W) + b_i",
+    "cp": "l = gate (vec(x) phi) / rms(vec x) + b, phi a tensor of CP rank {rank}",
+}
+UPDATE = {
+    "hyper": "out_i = sum_j H_res[i, j] x_j + post_i branch(sum_j pre_j x_j)",
+    "frac": "u_s = sum_i pre[i, s] x_i;  y = branch(u_0 | ... | u_n-1);  out_i = sum_j H_res[i, j] x_j + post_i y_i",
+    "generalised": "u_s = sum_i pre[i, s] x_i, s < m;  y = branch(u_0 | ... | u_m-1);  "
+    "out_i = sum_j H_res[i, j] x_j + sum_s post[i, s] y_s",
+    "sparse": "y = branch(sum_j pre_j x_j);  V = y and its causal filters, orthogonal;  "
+    "x_active = H_res x_active + p (post V), p = sigmoid(LayerNorm(vec x) W + b)",
+    "single-pass": "out_i = sum_j H_res[i, j] x_j + post_i branch(sum_j pre_j x_j), pre made one site before",
+}
+PROMISES = {
+    "rows": "rows",
+    "columns": "columns",
+    "nonnegative": ">= 0",
+    "nonexpansive": "norm <= 1",
+    "orthogonal": "orthogonal",
+}
+
+
+def sites(recipe: Recipe) -> list[torch.nn.Module]:
+    return list(sm.Stack([torch.nn.Identity()] * SITES, DIM, recipe=recipe).sites)
+
+
+def own_parameters(recipe: Recipe) -> int:
+    return sum(p.numel() for site in sites(recipe) for p in site.parameters()) // SITES
+
+
+def promised(recipe: Recipe) -> str:
+    guarantees = sites(recipe)[0].manifold.guarantees
+    return ", ".join(word for name, word in PROMISES.items() if getattr(guarantees, name))
+
+
+def starts(recipe: Recipe) -> str:
+    """As a model of random branches shows it."""
+    torch.manual_seed(0)
+    branches = [torch.nn.Sequential(torch.nn.RMSNorm(16), torch.nn.Linear(16, 16)) for _ in range(4)]
+    x = torch.randn(3, 5, 16)
+    plain = x
+    for branch in branches:
+        plain = plain + branch(plain)
+    out = sm.Stack(branches, 16, recipe=recipe)(x)
+    norm = torch.nn.RMSNorm(16)
+    return "yes" if (norm(out) - norm(plain)).abs().max() < 1e-5 else "no"
+
+
+def table() -> str:
+    lines = [
+        "| recipe | connection | streams | H_res | sums and bounds | logits | starts as the residual network"
+        f" | ends in | parameters a site, C = {DIM} |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in sm.recipes.names():
+        recipe = sm.recipes.get(name)
+        cells = [f"[`{name}`](#{name.replace('.', '')})", recipe.connection, str(recipe.streams), recipe.manifold]
+        cells += [promised(recipe), recipe.logits, starts(recipe), recipe.collapse, f"{own_parameters(recipe):,}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def details() -> str:
+    parts = []
+    for name in sm.recipes.names():
+        recipe = sm.recipes.get(name)
+        options = ", ".join(f"{key}={value}" for key, value in recipe.manifold_options.items())
+        manifold = f"{recipe.manifold}({options})" if options else recipe.manifold
+        pre, post = ACTIVATION[recipe.read].format("l_pre"), ACTIVATION[recipe.write].format("l_post")
+        pre += f" + {recipe.read_eps:g}" if recipe.read_eps else ""
+        post = f"{recipe.write_multiplier:g} {post}" if recipe.write_multiplier != 1 else post
+        post += f" + {recipe.write_eps:g}" if recipe.write_eps else ""
+        formula = [UPDATE[recipe.connection].replace(";  ", "\n    ")]
+        formula.append(f"pre = {pre},  post = {post},  H_res = {manifold}(l_res)")
+        logits = LOGITS[recipe.logits].format(rank=recipe.rank)
+        if recipe.connection == "generalised":
+            logits = logits.replace(" W)", " W / sqrt(C / m))")
+        formula.append(logits)
+        block = "\n".join(f"    {line}" for part in formula for line in part.split("\n    "))
+        parts.append(f"### {name}\n\n{recipe.source}.\n\n{block}\n\n{recipe.note}")
+    return "\n\n".join(parts)
+
+
+def renewed(page: str) -> str:
+    """The page with its table and details as they are now."""
+    for mark, text in {"table": table(), "details": details()}.items():
+        pattern = rf"(<!-- {mark} -->\n).*?(\n<!-- /{mark} -->)"
+        page = re.sub(pattern, lambda m, text=text: m[1] + text + m[2], page, flags=re.S)
+    return page
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        print(table(), details(), sep="\n\n")
+    else:
+        path = Path(sys.argv[1])
+        path.write_text(renewed(path.read_text()))
