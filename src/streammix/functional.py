@@ -37,13 +37,13 @@ def birkhoff(logits: Float[Tensor, "*batch n n"], *, tol: float | None = None) -
         TypeError: logits are not a floating point tensor.
         ValueError: the last two dimensions differ or are empty; tol is not positive.
     """
-    n = check_square("logits", logits)
+    check_square("logits", logits)
     if tol is not None and not tol > 0:
         raise ValueError(f"tol: got {tol}; accepted: None or a positive number")
     if logits.dtype in _WIDE:
-        return ops.current_for(logits, n).birkhoff(logits, tol)
+        return ops.birkhoff(logits, tol)
     wide, result = _widen(logits)
-    return ops.current_for(wide, n).birkhoff(wide, tol).to(result)
+    return ops.birkhoff(wide, tol).to(result)
 
 
 def sinkhorn(
@@ -80,14 +80,14 @@ def sinkhorn(
         TypeError: logits are not a floating point tensor.
         ValueError: a wrong shape, rounds < 1, an unknown recipe, an eps for a recipe without one or out of its range.
     """
-    n = check_square("logits", logits)
+    check_square("logits", logits)
     if rounds < 1:
         raise ValueError(f"rounds: got {rounds}; accepted: integers >= 1")
     check_sinkhorn(recipe, eps)
     if logits.dtype in _WIDE:
-        return ops.current_for(logits, n).sinkhorn(logits, rounds, recipe, eps)
+        return ops.sinkhorn(logits, rounds, recipe, eps)
     wide, result = _widen(logits)
-    return ops.current_for(wide, n).sinkhorn(wide, rounds, recipe, eps).to(result)
+    return ops.sinkhorn(wide, rounds, recipe, eps).to(result)
 
 
 def read(x: Float[Tensor, "*batch n C"], pre: Float[Tensor, "*#batch n"]) -> Float[Tensor, "*batch C"]:
@@ -110,7 +110,7 @@ def read(x: Float[Tensor, "*batch n C"], pre: Float[Tensor, "*#batch n"]) -> Flo
         pre = pre.to(wide)
     if pre.shape[:-1] != batch:
         pre = pre.expand(*batch, n)
-    return ops.current_for(x, n).read(x, pre)
+    return ops.read(x, pre)
 
 
 def write(
@@ -147,7 +147,7 @@ def write(
     post, res = (t if t.dtype == wide else t.to(wide) for t in (post, res))
     if not y.shape[:-1] == post.shape[:-1] == res.shape[:-2] == batch:
         y, post, res = y.expand(*batch, C), post.expand(*batch, n), res.expand(*batch, n, n)
-    out = ops.current_for(x, n).write(x, y, post, res)
+    out = ops.write(x, y, post, res)
     return out if out.dtype == state else out.to(state)
 
 

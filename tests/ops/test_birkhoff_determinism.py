@@ -11,7 +11,7 @@ from families import FAMILIES
 
 import streammix as sm
 
-pytestmark = pytest.mark.skipif(not sm.ops.cpu.library.loaded, reason="the native library is not built")
+pytestmark = pytest.mark.skipif(not sm.ops.cpu.status().available, reason="the native library is not built")
 
 ISAS = ("avx512", "avx2", "baseline")
 PROJECT = """

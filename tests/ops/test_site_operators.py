@@ -9,7 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import streammix as sm
 from streammix.ops.registry import DISPATCHED, EAGER, operators
-from streammix.ops.site import ACTIVATION_CODES
+from streammix.ops.operators.site import ACTIVATION_CODES
 
 native, plain = operators[DISPATCHED], operators[EAGER]
 EPS = 1e-6

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from .. import ops
 from .._precision import product
-from ..ops import current_for
 
 
 def rotation(entries: Tensor, n: int) -> Tensor:
@@ -15,7 +15,7 @@ def rotation(entries: Tensor, n: int) -> Tensor:
     """
     if n < 2:  # no entries; autograd sees them all the same
         return entries.new_ones(*entries.shape[:-1], n, n) + entries.sum(-1)[..., None, None]
-    return current_for(entries, n).cayley(entries, n)
+    return ops.cayley(entries, n)
 
 
 def helmert(n: int, like: Tensor) -> Tensor:

@@ -1,19 +1,65 @@
-"""torch.library operators: schema, fake kernel, autograd and vmap here; one folder a backend below."""
+"""The operators, one typed function each, on the backend in force.
 
-from . import birkhoff, cayley, implicit_sinkhorn, inference, sinkhorn, site, streams  # registers the operators
-from .backend import Backend, backend, backends, current, current_for
+Shapes are those of `streammix.functional` and `streammix.layers`; nothing is checked here. Schemas, autograd and
+vmap are in operators/, plain formulas in eager/, and one folder holds each other backend.
+"""
+
+from torch import Tensor
+
+from . import operators
+from .backend import Backend, backend, backends, operators_for
+from .operators.site import ACTIVATION_CODES
+from .registry import Operators
 
 __all__ = [
+    "ACTIVATION_CODES",
     "Backend",
+    "Operators",
     "backend",
     "backends",
     "birkhoff",
     "cayley",
-    "current",
-    "current_for",
+    "coefficients",
     "implicit_sinkhorn",
-    "inference",
+    "operators",
+    "operators_for",
+    "read",
     "sinkhorn",
-    "site",
-    "streams",
+    "write",
 ]
+
+
+def birkhoff(logits: Tensor, tol: float | None = None) -> Tensor:
+    """(..., n, n) -> (..., n, n): the exact projection; operators/birkhoff.py."""
+    return operators_for(logits, logits.shape[-1]).birkhoff(logits, tol)
+
+
+def sinkhorn(logits: Tensor, rounds: int, recipe: str, eps: float | None = None) -> Tensor:
+    """(..., n, n) -> (..., n, n): truncated Sinkhorn by a recipe's rule; operators/sinkhorn.py."""
+    return operators_for(logits, logits.shape[-1]).sinkhorn(logits, rounds, recipe, eps)
+
+
+def implicit_sinkhorn(logits: Tensor, rounds: int) -> Tensor:
+    """(..., n, n) -> (..., n, n): rounds forward, the derivative of their limit; operators/implicit_sinkhorn.py."""
+    return operators_for(logits, logits.shape[-1]).implicit_sinkhorn(logits, rounds)
+
+
+def cayley(entries: Tensor, n: int) -> Tensor:
+    """(..., n (n - 1) / 2) -> (..., n, n): rotations; operators/cayley.py."""
+    return operators_for(entries, n).cayley(entries, n)
+
+
+def read(x: Tensor, pre: Tensor) -> Tensor:
+    """x (..., n, C), pre (..., n) -> (..., C); operators/streams.py."""
+    return operators_for(x, x.shape[-2]).read(x, pre)
+
+
+def write(x: Tensor, y: Tensor, post: Tensor, res: Tensor) -> Tensor:
+    """x (..., n, C), y (..., C), post (..., n), res (..., n, n) -> (..., n, C); operators/streams.py."""
+    return operators_for(x, x.shape[-2]).write(x, y, post, res)
+
+
+def coefficients(x: Tensor, weight: Tensor, norm_eps: float) -> tuple[Tensor, Tensor]:
+    """x (..., n, C), weight (k, n C) -> the normalised state's projection (..., k) and 1 / rms; operators/site.py."""
+    projected, inverse_rms = operators_for(x, x.shape[-2]).coefficients(x, weight, norm_eps)
+    return projected, inverse_rms

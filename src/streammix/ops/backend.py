@@ -1,15 +1,25 @@
-"""Which implementation of the operators runs, and why."""
+"""Which implementation of the operators runs, and why.
 
+A backend is a package beside this file that says its NAME, its DEVICES, what it ACCEPTS in words and `serves` in code,
+and its `status()`, and that registers its kernels on the namespace `streammix` under its device's dispatch key.
+BACKENDS is the one place that names it.
+"""
+
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import SimpleNamespace
+from types import ModuleType
 
 from torch import Tensor
 
-from . import cpu
-from .registry import DISPATCHED, EAGER, operators
+from . import cpu, eager
+from .registry import DISPATCHED, EAGER, Operators, operators
+
+#: The first that serves a tensor is chosen; eager, which serves all, is the last.
+BACKENDS: tuple[ModuleType, ...] = (cpu, eager)
+AUTO, EAGER_NAME, VARIABLE = "auto", eager.NAME, "STREAMMIX_BACKEND"
 
 
 @dataclass(frozen=True)
@@ -19,7 +29,7 @@ class Backend:
     name: what `streammix.backend(name)` takes.
     devices: device types it serves.
     available: whether it can run here; `reason` says why, or why not.
-    chosen: whether `auto` uses it on some device.
+    chosen: whether it is used on some device where nothing else is asked for.
     """
 
     name: str
@@ -30,15 +40,39 @@ class Backend:
 
 
 def backends() -> tuple[Backend, ...]:
-    """What is built, what `auto` chooses and why."""
-    everywhere = "plain PyTorch formulas, any device and n"
-    return (
-        Backend("eager", ("any",), True, True, everywhere),
-        Backend("cpu", ("cpu",), cpu.library.loaded, cpu.library.loaded, cpu.library.reason),
-    )
+    """What is built, what is chosen in this process and why."""
+    described = []
+    for one in BACKENDS:
+        status = one.status()
+        chosen = status.available if _default == AUTO else _default == one.NAME
+        reason = status.reason if _default == AUTO else f"{status.reason}; {VARIABLE} is {_default}"
+        described.append(Backend(one.NAME, one.DEVICES, status.available, chosen, reason))
+    return tuple(described)
 
 
-_choice = threading.local()
+def check_backend(name: str, asked_by: str) -> str:
+    """The name of a backend that can run here, or "auto"; an error that says which are accepted, or why it cannot."""
+    known = {one.NAME: one for one in BACKENDS}
+    if name != AUTO:
+        if name not in known:
+            raise ValueError(f"{asked_by}: no backend is called {name!r}; accepted: {AUTO}, {', '.join(known)}")
+        if not (status := known[name].status()).available:
+            raise RuntimeError(f"{asked_by}: backend {name!r} cannot run here: {status.reason}")
+    return name
+
+
+#: What every thread begins with: the environment's choice for this process.
+_default = check_backend(os.environ.get(VARIABLE) or AUTO, VARIABLE)
+
+
+class _Choice(threading.local):
+    """Each thread's own choice."""
+
+    def __init__(self) -> None:
+        self.name = _default
+
+
+_choice = _Choice()
 
 
 @contextmanager
@@ -53,15 +87,10 @@ def backend(name: str) -> Iterator[None]:
         ValueError: no backend has this name.
         RuntimeError: the backend exists but cannot run here; the message says why.
 
-    The choice is the calling thread's own.
+    The choice is the calling thread's own. The environment variable STREAMMIX_BACKEND makes that of a whole process.
     """
-    known = {b.name: b for b in backends()}
-    if name != "auto":
-        if name not in known:
-            raise ValueError(f"backend: no backend is called {name!r}; accepted: auto, {', '.join(known)}")
-        if not known[name].available:
-            raise RuntimeError(f"backend {name!r} cannot run here: {known[name].reason}")
-    before = getattr(_choice, "name", "auto")
+    check_backend(name, "backend")
+    before = _choice.name
     _choice.name = name
     try:
         yield
@@ -69,21 +98,28 @@ def backend(name: str) -> Iterator[None]:
         _choice.name = before
 
 
-def current() -> SimpleNamespace:
-    """The operators of the backend in force, for operators without a native kernel."""
-    return operators[EAGER if getattr(_choice, "name", "auto") == "eager" else DISPATCHED]
-
-
-def current_for(tensor: Tensor, n: int) -> SimpleNamespace:
+def operators_for(tensor: Tensor, n: int) -> Operators:
     """The operators in force for a tensor of n streams, or of n x n matrices.
+
+    Where no backend is written for the tensor's device, the dispatched operators run the plain formulas: kernels that
+    something else registers there are found.
 
     Raises:
         RuntimeError: the backend asked for does not serve them.
     """
-    name = getattr(_choice, "name", "auto")
-    if name == "eager" or (name == "auto" and n > cpu.LARGEST_N):
+    name = _choice.name
+    if name == EAGER_NAME:
         return operators[EAGER]
-    if name == "cpu" and (n > cpu.LARGEST_N or not tensor.is_cpu):
-        where = tensor.device.type
-        raise RuntimeError(f"backend 'cpu': got n = {n} on {where}; accepted: n <= {cpu.LARGEST_N} on cpu")
-    return operators[DISPATCHED]
+    device, dtype = tensor.device.type, tensor.dtype
+    declined = False
+    for one in BACKENDS:
+        if device in one.DEVICES if name == AUTO else name == one.NAME:
+            if one.serves(device, n, dtype):
+                return operators[DISPATCHED]
+            if name != AUTO:
+                where = ", ".join(one.DEVICES)
+                raise RuntimeError(
+                    f"backend {name!r}: got n = {n}, {dtype} on {device}; accepted: {one.ACCEPTS} on {where}"
+                )
+            declined = True
+    return operators[EAGER if declined else DISPATCHED]

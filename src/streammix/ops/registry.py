@@ -9,18 +9,49 @@ A native backend registers its kernels on `streammix` under its device's dispatc
 """
 
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 DISPATCHED, EAGER = "streammix", "streammix_eager"
 
 _libraries = {namespace: torch.library.Library(namespace, "DEF") for namespace in (DISPATCHED, EAGER)}
 
-#: namespace -> its operators by name, as plain callables that work under every transform.
-operators: dict[str, SimpleNamespace] = {namespace: SimpleNamespace() for namespace in _libraries}
+Tensors = tuple[Tensor, ...]
+
+
+class Operators:
+    """The operators of one namespace, as plain callables that work under every transform; see ops/__init__.py."""
+
+    birkhoff: Callable[[Tensor, float | None], Tensor]
+    birkhoff_backward: Callable[[Tensor, Tensor], Tensor]
+    sinkhorn: Callable[..., Tensor]
+    sinkhorn_backward: Callable[..., Tensor]
+    implicit_sinkhorn: Callable[[Tensor, int], Tensor]
+    cayley: Callable[[Tensor, int], Tensor]
+    cayley_backward: Callable[[Tensor, Tensor], Tensor]
+    read: Callable[[Tensor, Tensor], Tensor]
+    read_backward: Callable[[Tensor, Tensor, Tensor], Tensors]
+    write: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    write_backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensors]
+    coefficients: Callable[[Tensor, Tensor, float], Tensors]
+    coefficients_backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensors]
+    site_read: Callable[..., Tensors]
+    site_read_backward: Callable[..., Tensors]
+    write_site_read: Callable[..., Tensors]
+    write_site_read_backward: Callable[..., Tensors]
+    next_site: Callable[..., Tensors]
+
+
+#: namespace -> its operators.
+operators: dict[str, Operators] = {namespace: Operators() for namespace in _libraries}
+
+#: Operators whose tangent is found by reverse mode, twice.
+BY_REVERSE_MODE: set[str] = set()
+
+Tangent = Callable[[Operators, tuple[Any, ...], Any, tuple[Any, ...]], Any]
 
 
 def define(
@@ -30,6 +61,7 @@ def define(
     fake: Callable[..., Any],
     save: Callable[..., None],
     backward: Callable[..., Any],
+    tangent: Tangent | None = None,
     vmap: bool = True,
 ) -> None:
     """Register one operator in both namespaces.
@@ -42,6 +74,9 @@ def define(
         save: `save(ctx, inputs, output)`, as for torch.library.register_autograd.
         backward: `backward(ops, ctx, *grads)`, written with differentiable functions and with the operators of `ops`,
             so that the backward pass stays in the namespace of its forward pass and can itself be differentiated.
+        tangent: `tangent(ops, inputs, output, tangents)`, the derivative of the output along the inputs' tangents, for
+            forward mode; zeros stand for inputs that have none. Left out: by reverse mode, twice; `refused` where that
+            would need a third derivative.
         vmap: False where tensor arguments have other leading dimensions: the operator then has no vmap rule.
     """
     name = schema.partition("(")[0]
@@ -50,7 +85,11 @@ def define(
         library.impl(name, _without_autocast(kernel), "CompositeExplicitAutograd")
         qualified = f"{namespace}::{name}"
         torch.library.register_fake(qualified, fake, lib=library)
-        setattr(operators[namespace], name, _differentiable(namespace, name, library, save, backward, vmap))
+        along = tangent or _tangent_of(name)
+        if tangent is None:
+            BY_REVERSE_MODE.add(name)
+        call = _differentiable(namespace, name, library, save, backward, along, vmap)
+        setattr(operators[namespace], name, call)
 
 
 def _differentiable(
@@ -59,6 +98,7 @@ def _differentiable(
     library: torch.library.Library,
     save: Callable[..., None],
     backward: Callable[..., Any],
+    tangent: Tangent,
     with_vmap: bool,
 ) -> Callable[..., Any]:
     op = getattr(getattr(torch.ops, namespace), name).default
@@ -79,13 +119,42 @@ def _differentiable(
 
     # torch.func.grad and its relatives refuse operators whose autograd comes from register_autograd; they accept an
     # autograd.Function with a `setup_context`, through which the operator is called under these transforms only.
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        save(ctx, inputs, output)
+        outputs = output if isinstance(output, tuple) else (output,)
+        ctx.save_for_forward(*(i for i in inputs if isinstance(i, Tensor)), *outputs)
+        ctx.others = [None if isinstance(i, Tensor) else (i,) for i in inputs]
+        ctx.outputs = len(outputs), isinstance(output, tuple)
+
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        saved = iter(ctx.saved_tensors)
+        inputs = tuple(next(saved) if other is None else other[0] for other in ctx.others)
+        count, several = ctx.outputs
+        outputs = tuple(next(saved) for _ in range(count))
+        if name in BY_REVERSE_MODE:  # which under torch.func would come here again
+            refused(ops, inputs, outputs, tangents)
+        return tangent(ops, inputs, outputs if several else outputs[0], _filled(inputs, tangents))
+
     under_transforms = _function(
         f"{name}_under_transforms",
         forward=lambda *args: op(*args),
-        setup_context=save,
+        setup_context=setup,
         backward=backward_in_namespace,
+        jvp=jvp,
         vmap=vmap,
     )
+
+    def dual(*args: Any) -> Any:
+        """In torch.autograd.forward_ad: the output of the primals, with its tangent where an input has one."""
+        pairs = [forward_ad.unpack_dual(a) if isinstance(a, Tensor) else (a, None) for a in args]
+        inputs = tuple(primal for primal, _ in pairs)
+        output = call(*inputs, dual_numbers=False)
+        if all(t is None for _, t in pairs):
+            return output
+        derivative = tangent(ops, inputs, output, _filled(inputs, tuple(t for _, t in pairs)))
+        if not isinstance(output, tuple):
+            return forward_ad.make_dual(output, derivative)
+        return tuple(o if t is None else forward_ad.make_dual(o, t) for o, t in zip(output, derivative))
 
     def forward(ctx: Any, *args: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
@@ -97,11 +166,13 @@ def _differentiable(
     # register_autograd's time.
     plain = _function(name, forward=forward, backward=backward_in_namespace)
 
-    def call(*args: Any) -> Any:
+    def call(*args: Any, dual_numbers: bool = True) -> Any:
         if torch.compiler.is_compiling() or torch._C._get_tracing_state():
             return op(*args)
         if torch._C._are_functorch_transforms_active():
             return under_transforms.apply(*args)
+        if dual_numbers and forward_ad._current_level >= 0:
+            return dual(*args)
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
             return plain.apply(*args)
         with torch._C._AutoDispatchBelowAutograd():
@@ -129,3 +200,36 @@ def _to_front(size: int, dim: int | None, arg: Any) -> Any:
     if not isinstance(arg, Tensor):
         return arg
     return arg.expand(size, *arg.shape) if dim is None else arg.movedim(dim, 0)
+
+
+def _filled(inputs: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The tangents, with zeros for tensors that have none."""
+    return tuple(torch.zeros_like(i) if isinstance(i, Tensor) and t is None else t for i, t in zip(inputs, tangents))
+
+
+def _tangent_of(name: str) -> Tangent:
+    """The tangent by the operator's own reverse mode, twice: v -> J' v is linear, and its pullback is t -> J t."""
+
+    def tangent(ops: Operators, inputs: tuple[Any, ...], output: Any, tangents: tuple[Any, ...]) -> Any:
+        places = [i for i, value in enumerate(inputs) if isinstance(value, Tensor)]
+
+        def of_tensors(*tensors: Tensor) -> Any:
+            arguments = list(inputs)
+            for i, tensor in zip(places, tensors):
+                arguments[i] = tensor
+            return getattr(ops, name)(*arguments)
+
+        primals, along = (tuple(values[i] for i in places) for values in (inputs, tangents))
+        outputs, pull = torch.func.vjp(of_tensors, *primals)[:2]
+        zeros = tuple(map(torch.zeros_like, outputs)) if isinstance(outputs, tuple) else torch.zeros_like(outputs)
+        return torch.func.vjp(pull, zeros)[1](along)[0]
+
+    return tangent
+
+
+def refused(ops: Operators, inputs: tuple[Any, ...], output: Any, tangents: tuple[Any, ...]) -> Any:
+    """The tangent of operators that have none."""
+    raise NotImplementedError(
+        "streammix: forward mode is not implemented here: neither over reverse mode, nor by torch.func for truncated"
+        " Sinkhorn and whole sites; take reverse mode (torch.func.vjp, jacrev), twice for second derivatives"
+    )

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from ... import functional
 from ...manifolds import Manifold
-from ...ops import current_for
-from ...ops.site import ACTIVATION_CODES
+from ...ops import ACTIVATION_CODES, Operators, operators_for
 from ...recipes import Recipe, Wiring
 from .. import generators, initialisation
 from ..activations import read_weights, write_weights
@@ -105,7 +104,7 @@ class HyperConnection(
             pre, post, res = self.coefficients(x)
             return Opened(x, self.read(x, pre), post, res)
         self.check(x)
-        operators = current_for(x, self.streams)
+        operators = operators_for(x, self.streams)
         u, post, mix, *_ = operators.site_read(x, *arguments)
         return Opened(x, u, post, self._mixing(mix, operators))
 
@@ -120,7 +119,7 @@ class HyperConnection(
             y = y.to(x.dtype)
         if arguments is None or y.shape != u.shape or y.dtype != x.dtype:
             return self.open(self.write(x, y, post, res))
-        operators = current_for(x, self.streams)
+        operators = operators_for(x, self.streams)
         if not torch.is_grad_enabled() and (manifold := self._projection()):
             return Opened(*operators.next_site(x, y, post, res, *arguments, manifold.tol))
         if hooks is None:
@@ -151,7 +150,7 @@ class HyperConnection(
         operands = logits.operands(x)
         return None if operands is None else (*operands, *self.weights_settings)
 
-    def _mixing(self, logits: Tensor, operators: Any) -> Tensor:
+    def _mixing(self, logits: Tensor, operators: Operators) -> Tensor:
         """H_res, of logits that came from one of the operators."""
         if manifold := self._projection():
             n = self.streams

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ... import ops
 from ..._parameters import assign, assign_normal, parameter_dtype
 from ..._precision import computing_dtype, full_precision
-from ...ops import current_for
 from ...ops.eager.site import inverse_rms
 from .base import Generator, Start
 
@@ -68,7 +68,7 @@ class Flattened(Generator):
     def _projected(self, x: Tensor, weight: Tensor) -> Tensor:
         norm_eps = eps_of_norm(self.norm_eps, weight.dtype)
         if one_pass(x, weight.dtype):
-            return current_for(x, x.shape[-2]).coefficients(x, weight, norm_eps)[0]
+            return ops.coefficients(x, weight, norm_eps)[0]
         flat = x.flatten(-2).to(weight.dtype)
         return F.linear(flat, weight) * inverse_rms(flat, norm_eps).unsqueeze(-1)
 

@@ -5,25 +5,33 @@ baseline).
 """
 
 import ctypes
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from ..status import Status
 
 LARGEST_N = 64  # larger matrices are left to the eager backend
 
 _PACKAGE = Path(__file__).parents[2]
 
 
-@dataclass(frozen=True)
-class Library:
-    """Whether the native library is loaded; `reason` names its instruction set, or says why it is not."""
-
-    loaded: bool
-    reason: str
+NAME = "cpu"
+DEVICES = ("cpu",)
+ACCEPTS = f"n <= {LARGEST_N}"
 
 
-def load() -> Library:
+def status() -> Status:
+    """Whether the native library is loaded; the reason names its instruction set, or says why it is not."""
+    return library
+
+
+def serves(device: str, n: int, dtype: torch.dtype) -> bool:
+    """Whether it takes matrices of n rows, or n streams, of this dtype on this type of device."""
+    return device == "cpu" and n <= LARGEST_N
+
+
+def load() -> Status:
     """Load the library where it was built.
 
     Raises:
@@ -31,18 +39,18 @@ def load() -> Library:
     """
     path = next(_PACKAGE.glob("_C*.so"), None)
     if path is None:
-        return Library(False, "not built: installing streammix found no torch or no GCC-compatible C++ compiler")
+        return Status(False, "not built: installing streammix found no torch or no GCC-compatible C++ compiler")
     try:
         torch.ops.load_library(str(path))
         native = ctypes.CDLL(str(path))
     except OSError as error:
-        return Library(False, f"{path.name} does not load: {error}")
+        return Status(False, f"{path.name} does not load: {error}")
     native.streammix_isa.restype = ctypes.c_char_p
     why = ctypes.c_char_p()
     isa = native.streammix_isa(ctypes.byref(why))
     if isa is None:
         raise RuntimeError(f"streammix: {(why.value or b'').decode()}")
-    return Library(True, f"C++ kernels, {isa.decode()}, n <= {LARGEST_N}")
+    return Status(True, f"C++ kernels, {isa.decode()}, n <= {LARGEST_N}")
 
 
 library = load()

@@ -1,14 +1,13 @@
 """Operator `implicit_sinkhorn`: truncated Sinkhorn forward, the implicit derivative of its limit backward."""
 
-from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from ..eager import sinkhorn as eager
+from ..registry import Operators, define
 from . import birkhoff  # noqa: F401  registers birkhoff_backward
-from .eager import sinkhorn as eager
-from .registry import define
+from .common import like_first, save_output
 
 
 def implicit_sinkhorn(logits: Tensor, rounds: int) -> Tensor:
@@ -20,15 +19,7 @@ def implicit_sinkhorn(logits: Tensor, rounds: int) -> Tensor:
     return eager.sinkhorn(logits, rounds, "transformer-engine")
 
 
-def _empty(logits: Tensor, rounds: int) -> Tensor:
-    return torch.empty_like(logits, memory_format=torch.contiguous_format)
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(output)
-
-
-def _backward(ops: SimpleNamespace, ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+def _backward(ops: Operators, ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
     (P,) = ctx.saved_tensors
     return ops.birkhoff_backward(grad, P), None
 
@@ -36,7 +27,7 @@ def _backward(ops: SimpleNamespace, ctx: Any, grad: Tensor) -> tuple[Tensor, Non
 define(
     "implicit_sinkhorn(Tensor logits, int rounds) -> Tensor",
     implicit_sinkhorn,
-    fake=_empty,
-    save=_save,
+    fake=like_first,
+    save=save_output,
     backward=_backward,
 )

@@ -1,4 +1,4 @@
-"""Operators of a whole site: `coefficients`, `site_read`, `write_site_read` and their backward passes.
+"""Operators of a whole site: `coefficients`, `site_read`, `write_site_read`, their backward passes, and `next_site`.
 
 They exist beside `read` and `write` because the state is best passed over once: each serves what a site, or the end of
 one and the beginning of the next, does between two branches. Their parameters have no batch dimensions, so they take no
@@ -6,14 +6,15 @@ part in vmap; layers use the plain formulas there.
 """
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .eager import site as eager
-from .registry import define
+from ..eager import birkhoff
+from ..eager import site as eager
+from ..registry import Operators, define, refused
+from .common import like_all
 
 ACTIVATION_CODES = {"linear": 0, "sigmoid": 1, "twice-sigmoid": 2}
 
@@ -26,7 +27,7 @@ SETTINGS = f"float mix_gate, float norm_eps, {_ACTIVATIONS}"
 def _through_plain_formulas(plain: Callable[..., Any]) -> Callable[..., Any]:
     """Second derivatives, by differentiating the plain backward pass."""
 
-    def backward(ops: SimpleNamespace, ctx: Any, *grads: Tensor | None) -> Any:
+    def backward(ops: Operators, ctx: Any, *grads: Tensor | None) -> Any:
         inputs = iter(ctx.saved_tensors)
         arguments: list[Any] = [next(inputs) if tensor else argument for tensor, argument in ctx.arguments]
         places = [i for i, argument in enumerate(arguments) if isinstance(argument, Tensor)]
@@ -57,10 +58,6 @@ def _rows(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return weight.new_empty(*x.shape[:-2], weight.shape[0]), weight.new_empty(x.shape[:-2])
 
 
-def _like(*tensors: Tensor) -> tuple[Tensor, ...]:
-    return tuple(tensor.new_empty(tensor.shape) for tensor in tensors)
-
-
 def _given(grad: Tensor | None, *like: Any) -> Tensor:
     """The gradient, or zeros of the shape and kind that the first of `like` makes with the sizes after it."""
     tensor, *sizes = like
@@ -68,7 +65,7 @@ def _given(grad: Tensor | None, *like: Any) -> Tensor:
 
 
 def _through_saved(
-    ops: SimpleNamespace, dP: Tensor | None, dr: Tensor | None, x: Tensor, weight: Tensor, P: Tensor, r: Tensor
+    ops: Operators, dP: Tensor | None, dr: Tensor | None, x: Tensor, weight: Tensor, P: Tensor, r: Tensor
 ) -> tuple[Tensor, Tensor]:
     """dx and dweight from gradients of P and r, which are outputs for the backward pass only: a second derivative sends
     gradients there.   dr/dv = -r^3 v / (n C)"""
@@ -88,7 +85,7 @@ def _save_coefficients(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(x, weight, *output)
 
 
-def _coefficients_backward(ops: SimpleNamespace, ctx: Any, dP: Tensor | None, dr: Tensor | None) -> Any:
+def _coefficients_backward(ops: Operators, ctx: Any, dP: Tensor | None, dr: Tensor | None) -> Any:
     return *_through_saved(ops, dP, dr, *ctx.saved_tensors), None
 
 
@@ -103,9 +100,10 @@ define(
 define(
     f"coefficients_backward(Tensor grad, Tensor x, Tensor weight, {_SAVED}) -> (Tensor, Tensor)",
     eager.coefficients_backward,
-    fake=lambda grad, x, weight, projected, inverse_rms: _like(x, weight),
+    fake=lambda grad, x, weight, projected, inverse_rms: like_all(x, weight),
     save=_save_arguments,
     backward=_through_plain_formulas(eager.coefficients_backward),
+    tangent=refused,
     vmap=False,
 )
 
@@ -136,7 +134,7 @@ def _read_gradients(x: Tensor, weight: Tensor, du: Any, dpost: Any, dmix: Any) -
     )
 
 
-def _site_read_backward(ops: SimpleNamespace, ctx: Any, du: Any, dpost: Any, dmix: Any, dP: Any, dr: Any) -> Any:
+def _site_read_backward(ops: Operators, ctx: Any, du: Any, dpost: Any, dmix: Any, dP: Any, dr: Any) -> Any:
     x, weight, gate, bias, P, r = ctx.saved_tensors
     of_outputs = _read_gradients(x, weight, du, dpost, dmix)
     dx, dweight, dgate, dbias = ops.site_read_backward(*of_outputs, x, weight, gate, bias, P, r, *ctx.activations)
@@ -158,9 +156,10 @@ define(
     f"site_read_backward(Tensor du, Tensor dpost, Tensor dmix, Tensor x, {PARAMETERS}, {_SAVED},"
     f" float mix_gate, {_ACTIVATIONS}) -> (Tensor, Tensor, Tensor, Tensor)",
     eager.site_read_backward,
-    fake=lambda du, dpost, dmix, x, weight, gate, bias, *_: _like(x, weight, gate, bias),
+    fake=lambda du, dpost, dmix, x, weight, gate, bias, *_: like_all(x, weight, gate, bias),
     save=_save_arguments,
     backward=_through_plain_formulas(eager.site_read_backward),
+    tangent=refused,
     vmap=False,
 )
 
@@ -177,7 +176,7 @@ def _save_write_site_read(ctx: Any, inputs: tuple[Any, ...], output: Any) -> Non
 
 
 def _write_site_read_backward(
-    ops: SimpleNamespace, ctx: Any, dstate: Any, du: Any, dpost: Any, dmix: Any, dP: Any, dr: Any
+    ops: Operators, ctx: Any, dstate: Any, du: Any, dpost: Any, dmix: Any, dP: Any, dr: Any
 ) -> Any:
     *before, state, weight, gate, bias, P, r = ctx.saved_tensors
     more_dweight: Any = None
@@ -196,7 +195,7 @@ define(
     f"write_site_read(Tensor x, Tensor y, Tensor post, Tensor res, {PARAMETERS}, {SETTINGS})"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     eager.write_site_read,
-    fake=lambda x, y, post, res, weight, *_: (*_like(x), *_read_outputs(x, weight)),
+    fake=lambda x, y, post, res, weight, *_: (*like_all(x), *_read_outputs(x, weight)),
     save=_save_write_site_read,
     backward=_write_site_read_backward,
     vmap=False,
@@ -206,10 +205,43 @@ define(
     f" Tensor post, Tensor res, Tensor state, {PARAMETERS}, {_SAVED}, float mix_gate, {_ACTIVATIONS})"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     eager.write_site_read_backward,
-    fake=lambda dstate, du, dnext_post, dmix, x, y, post, res, state, weight, gate, bias, *_: _like(
+    fake=lambda dstate, du, dnext_post, dmix, x, y, post, res, state, weight, gate, bias, *_: like_all(
         x, y, post, res, weight, gate, bias
     ),
     save=_save_arguments,
     backward=_through_plain_formulas(eager.write_site_read_backward),
+    tangent=refused,
+    vmap=False,
+)
+
+
+# --- all that lies between two branches, where no derivative is wanted ------------------------------------------
+
+# For one token an operator's call costs as much as its work: this is the write of a site, the coefficients and read of
+# the next and the projection of its mixing matrix in one call, and it leaves out what only a backward pass needs.
+
+
+def _next_site(x: Tensor, y: Tensor, post: Tensor, res: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    *of_site, tol = arguments
+    state, u, post, mix, *_ = eager.write_site_read(x, y, post, res, *of_site)
+    return state, u, post, birkhoff.birkhoff(mix.reshape(res.shape), tol)
+
+
+def _next_outputs(x: Tensor, y: Tensor, post: Tensor, res: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    return like_all(x, y, post, res)
+
+
+def _no_backward(ops: Operators, ctx: Any, *grads: Tensor) -> Any:
+    raise RuntimeError("streammix::next_site has no derivative; use write_site_read and birkhoff")
+
+
+define(
+    f"next_site(Tensor x, Tensor y, Tensor post, Tensor res, {PARAMETERS}, {SETTINGS}, float? tol)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    _next_site,
+    fake=_next_outputs,
+    save=lambda ctx, inputs, output: None,
+    backward=_no_backward,
+    tangent=refused,
     vmap=False,
 )

@@ -1,17 +1,13 @@
 """Operators `sinkhorn` and `sinkhorn_backward`."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .eager import sinkhorn as eager
-from .registry import define
-
-
-def _empty(logits: Tensor, rounds: int, recipe: str, eps: float | None = None) -> Tensor:
-    return torch.empty_like(logits, memory_format=torch.contiguous_format)
+from ..eager import sinkhorn as eager
+from ..registry import Operators, define, refused
+from .common import like_first, like_second
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -19,7 +15,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(logits)
 
 
-def _backward(ops: SimpleNamespace, ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+def _backward(ops: Operators, ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
     (logits,) = ctx.saved_tensors
     return ops.sinkhorn_backward(grad, logits, *ctx.rule), None, None, None
 
@@ -27,14 +23,10 @@ def _backward(ops: SimpleNamespace, ctx: Any, grad: Tensor) -> tuple[Tensor, Non
 define(
     "sinkhorn(Tensor logits, int rounds, str recipe, float? eps=None) -> Tensor",
     eager.sinkhorn,
-    fake=_empty,
+    fake=like_first,
     save=_save,
     backward=_backward,
 )
-
-
-def _empty_grad(grad: Tensor, logits: Tensor, rounds: int, recipe: str, eps: float | None = None) -> Tensor:
-    return torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
 def _save_both(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -42,7 +34,7 @@ def _save_both(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(grad, logits)
 
 
-def _double_backward(ops: SimpleNamespace, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+def _double_backward(ops: Operators, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     """Through the plain formulas: second derivatives of a truncated iteration have no shorter form."""
 
     def plain(G: Tensor, logits: Tensor) -> Tensor:
@@ -55,7 +47,8 @@ def _double_backward(ops: SimpleNamespace, ctx: Any, grad: Tensor) -> tuple[Any,
 define(
     "sinkhorn_backward(Tensor grad, Tensor logits, int rounds, str recipe, float? eps=None) -> Tensor",
     eager.sinkhorn_backward,
-    fake=_empty_grad,
+    fake=like_second,
     save=_save_both,
     backward=_double_backward,
+    tangent=refused,
 )
