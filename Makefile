@@ -14,7 +14,7 @@ PACKAGES := $(VENV)/.packages
 TYPED = $(BIN)/python -m pytest --numprocesses auto --jaxtyping-packages=streammix,beartype.beartype \
 	-m "not refusal and not slow" -k "not compile and not export" \
 	tests/layers tests/manifolds tests/diagnostics tests/test_functional.py tests/test_recipes.py
-NATIVE := setup.py $(wildcard src/streammix/csrc/*)
+NATIVE := setup.py $(shell find src/streammix/csrc -name "*.h" -o -name "*.cpp")
 
 .PHONY: demo test lint sanitize bench wheel clean
 .DEFAULT_GOAL := demo

@@ -3,6 +3,7 @@
 import torch
 
 import streammix as sm
+from streammix.ops.sinkhorn_rules import RECIPES, rule_of
 
 
 def samples(dtype=torch.float64):
@@ -17,8 +18,8 @@ def samples(dtype=torch.float64):
     return {
         "birkhoff": (make(2, 3, 4, 4), None),
         "birkhoff_backward": (make(2, 3, 4, 4), T),
-        "sinkhorn": (make(2, 3, 4, 4), 5, "deepseek-v4"),
-        "sinkhorn_backward": (make(2, 3, 4, 4), make(2, 3, 4, 4), 5, "megatron", 1e-3),
+        "sinkhorn": (make(2, 3, 4, 4), 5, *RECIPES["deepseek-v4"].numbers),
+        "sinkhorn_backward": (make(2, 3, 4, 4), make(2, 3, 4, 4), 5, *rule_of("megatron", 1e-3).numbers),
         "implicit_sinkhorn": (make(2, 3, 4, 4), 5),
         "cayley": (make(2, 3, 6), 4),
         "cayley_backward": (make(2, 3, 4, 4), make(2, 3, 4, 4)),

@@ -7,7 +7,7 @@ from torch import Tensor
 from . import ops
 from ._checks import check_shape, check_square, check_streams
 from ._precision import autocast_enabled, computing_dtype
-from .ops.eager.sinkhorn import check as check_sinkhorn
+from .ops.sinkhorn_rules import rule_of
 
 
 def birkhoff(logits: Float[Tensor, "*batch n n"], *, tol: float | None = None) -> Float[Tensor, "*batch n n"]:
@@ -83,11 +83,11 @@ def sinkhorn(
     check_square("logits", logits)
     if rounds < 1:
         raise ValueError(f"rounds: got {rounds}; accepted: integers >= 1")
-    check_sinkhorn(recipe, eps)
+    rule = rule_of(recipe, eps)
     if logits.dtype in _WIDE:
-        return ops.sinkhorn(logits, rounds, recipe, eps)
+        return ops.sinkhorn(logits, rounds, rule)
     wide, result = _widen(logits)
-    return ops.sinkhorn(wide, rounds, recipe, eps).to(result)
+    return ops.sinkhorn(wide, rounds, rule).to(result)
 
 
 def read(x: Float[Tensor, "*batch n C"], pre: Float[Tensor, "*#batch n"]) -> Float[Tensor, "*batch C"]:

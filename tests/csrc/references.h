@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "recipes.h"
+#include "matrices/sinkhorn_rule.h"
 
 using namespace streammix;
 using Matrix = std::vector<double>;
@@ -76,6 +76,13 @@ void divide(Matrix& M, int n, bool columns, double add, double least) {
         for (int b = 0; b < n; ++b) (columns ? M[b * n + a] : M[a * n + b]) /= s;
     }
 }
+// The recipes of ops/sinkhorn_rules.py and their rules, once more.
+enum class Recipe { mhc, deepseek_v4, megatron, liger, transformer_engine, lucidrains };
+constexpr SinkhornRule sinkhorn_rules[] = {
+    {false, Start::normalised, 0}, {true, Start::softmax, 1e-6},   {true, Start::shifted, 1e-6},
+    {true, Start::softmax, 1e-6},  {true, Start::normalised, 0}, {false, Start::shifted, 1e-12},
+};
+
 Matrix reference_sinkhorn(Matrix R, int n, int rounds, Recipe recipe) {
     if (recipe == Recipe::mhc || recipe == Recipe::transformer_engine) {
         const bool columns_first = recipe == Recipe::mhc;

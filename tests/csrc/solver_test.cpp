@@ -17,7 +17,7 @@
 #include "corpus.h"
 #include "kernels.h"
 #include "references.h"
-#include "transpose.h"
+#include "simd/transpose.h"
 
 using namespace streammix;
 
@@ -51,7 +51,7 @@ void test_projection(const Kernels& k, DType t, int n, Random& random) {
             const Matrix x = logits(family, n, random);
             for (int e = 0; e < nn; ++e) R.set(m * nn + e, half ? std::min(65504.0, std::max(-65504.0, x[e])) : t == DType::bfloat16 ? std::min(3.38e38, std::max(-3.38e38, x[e])) : x[e]);
         }
-        k.project({t, n, random() % 2 == 0}, R.data(), T.data(), 0, per_family, 0);
+        k.birkhoff({t, n, random() % 2 == 0}, R.data(), T.data(), 0, per_family, 0);
         for (int m = 0; m < per_family; ++m) {
             const Matrix x = T.matrix(m, nn);
             const std::string place = where(k, t, n, "project ") + families[family];
@@ -64,7 +64,7 @@ void test_projection(const Kernels& k, DType t, int n, Random& random) {
         Buffer G(t, per_family * nn), D(t, per_family * nn);
         std::normal_distribution<double> normal;
         for (int e = 0; e < per_family * nn; ++e) G.set(e, normal(random));
-        k.project_backward({t, n, random() % 2 == 0}, G.data(), T.data(), D.data(), 0, per_family);
+        k.birkhoff_backward({t, n, random() % 2 == 0}, G.data(), T.data(), D.data(), 0, per_family);
         const double scale = t == DType::float32 ? 1 : 1e-7;
         for (int m = 0; m < std::min(per_family, 4 * effort); ++m) {
             const Matrix x = T.matrix(m, nn), g = G.matrix(m, nn);
@@ -171,8 +171,8 @@ void test_cayley(const Kernels& k, DType t, int n, Random& random) {
 
 using Run = void (*)(const Kernels&, Matrices, Buffer& R, Buffer& G, Buffer& out, int64_t begin, int64_t end);
 const Run operations[] = {
-    [](const Kernels& k, Matrices m, Buffer& R, Buffer&, Buffer& out, int64_t b, int64_t e) { k.project(m, R.data(), out.data(), b, e, 0); },
-    [](const Kernels& k, Matrices m, Buffer& R, Buffer& G, Buffer& out, int64_t b, int64_t e) { k.project_backward(m, G.data(), R.data(), out.data(), b, e); },
+    [](const Kernels& k, Matrices m, Buffer& R, Buffer&, Buffer& out, int64_t b, int64_t e) { k.birkhoff(m, R.data(), out.data(), b, e, 0); },
+    [](const Kernels& k, Matrices m, Buffer& R, Buffer& G, Buffer& out, int64_t b, int64_t e) { k.birkhoff_backward(m, G.data(), R.data(), out.data(), b, e); },
     [](const Kernels& k, Matrices m, Buffer& R, Buffer&, Buffer& out, int64_t b, int64_t e) { k.sinkhorn(m, R.data(), out.data(), b, e, 9, sinkhorn_rules[int(Recipe::mhc)]); },
     [](const Kernels& k, Matrices m, Buffer& R, Buffer& G, Buffer& out, int64_t b, int64_t e) {
         k.sinkhorn_backward(m, G.data(), R.data(), out.data(), b, e, 9, sinkhorn_rules[int(Recipe::megatron)]);
@@ -233,7 +233,7 @@ void test_tolerance(const Kernels& k) {
             const Matrix x = logits(m % 2 ? 1 : 2, 4, random);
             for (int e = 0; e < 16; ++e) R.set(m * 16 + e, x[e]);
         }
-        k.project({DType::float64, 4, false}, R.data(), T.data(), 0, count, tol);
+        k.birkhoff({DType::float64, 4, false}, R.data(), T.data(), 0, count, tol);
         double worst = 0;
         for (int m = 0; m < count; ++m) worst = std::max(worst, marginal_error(T.matrix(m, 16), 4));
         check(worst <= tol, "tolerance " + std::to_string(tol) + " missed: " + std::to_string(worst));

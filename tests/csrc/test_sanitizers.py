@@ -74,7 +74,7 @@ def solver_test(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def compiled(compiler: str, source: Path, flags: list[str]) -> Path:
     version = run(compiler, "--version").stdout
-    headers = sorted([*SOURCES.glob("*.h"), *Path(__file__).parent.glob("*.h")])
+    headers = sorted([*SOURCES.rglob("*.h"), *Path(__file__).parent.glob("*.h")])
     texts = [source.read_text(), *(header.read_text() for header in headers)]
     digest = hashlib.sha256("\0".join([version, *FLAGS, *flags, *texts]).encode()).hexdigest()[:16]
     target = OBJECTS / f"{source.stem}-{digest}.o"

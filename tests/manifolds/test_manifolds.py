@@ -13,7 +13,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import streammix as sm
 
 OPTIONS = {
-    "sinkhorn": [{"recipe": recipe} for recipe in sm.ops.operators.sinkhorn.eager.RECIPES],
+    "sinkhorn": [{"recipe": recipe} for recipe in sm.ops.sinkhorn_rules.RECIPES],
     "permutations": [{}, {"count": 2}],
     "kronecker": [{"by": by} for by in ("permutations", "birkhoff", "orthostochastic", "closed")],
     "orthostochastic": [{"s": 1}, {"s": 2}, {"s": 3}],

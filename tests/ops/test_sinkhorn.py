@@ -6,8 +6,8 @@ from families import marginal_error
 from torch.autograd import gradcheck, gradgradcheck
 
 import streammix as sm
-from streammix.ops.eager.sinkhorn import RECIPES
 from streammix.ops.registry import DISPATCHED, EAGER
+from streammix.ops.sinkhorn_rules import RECIPES, rule_of
 
 BACKENDS = [b.name for b in sm.backends() if b.available]
 ROWS, COLUMNS = -1, -2
@@ -363,8 +363,8 @@ def test_gradcheck(recipe, eps, seed):
 def test_opcheck(recipe, eps, backend, seed):
     operators = getattr(torch.ops, EAGER if backend == "eager" else DISPATCHED)
     G, R = torch.randn(2, 5, 4, 4, requires_grad=True).unbind()
-    torch.library.opcheck(operators.sinkhorn.default, (R, 3, recipe, eps))
-    torch.library.opcheck(operators.sinkhorn_backward.default, (G, R, 3, recipe, eps))
+    torch.library.opcheck(operators.sinkhorn.default, (R, 3, *rule_of(recipe, eps).numbers))
+    torch.library.opcheck(operators.sinkhorn_backward.default, (G, R, 3, *rule_of(recipe, eps).numbers))
 
 
 # --- the rest ---------------------------------------------------------------------------------------------------

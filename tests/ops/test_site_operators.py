@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 import streammix as sm
-from streammix.ops.registry import DISPATCHED, EAGER, operators
 from streammix.ops.operators.site import ACTIVATION_CODES
+from streammix.ops.registry import DISPATCHED, EAGER, operators
 
 native, plain = operators[DISPATCHED], operators[EAGER]
 EPS = 1e-6

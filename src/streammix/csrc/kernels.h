@@ -3,7 +3,7 @@
 
 #include <stdint.h>
 
-#include "recipes.h"
+#include "matrices/sinkhorn_rule.h"
 
 namespace streammix {
 
@@ -74,10 +74,10 @@ struct Kernels {
     const char* isa;
 
     // T: the Birkhoff projection of the logits. tol: bound on sum_j |c_j - 1| before a last Sinkhorn pass; at least 2 n eps.
-    void (*project)(Matrices, const void* logits, void* T, int64_t begin, int64_t end, double tol);
+    void (*birkhoff)(Matrices, const void* logits, void* T, int64_t begin, int64_t end, double tol);
 
     // The gradient of the logits from that of T.
-    void (*project_backward)(Matrices, const void* grad, const void* T, void* out, int64_t begin, int64_t end);
+    void (*birkhoff_backward)(Matrices, const void* grad, const void* T, void* out, int64_t begin, int64_t end);
 
     // rounds >= 1
     void (*sinkhorn)(Matrices, const void* logits, void* M, int64_t begin, int64_t end, int rounds, const SinkhornRule&);

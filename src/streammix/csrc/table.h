@@ -1,32 +1,34 @@
 // Everything compiled for one instruction set.
 #pragma once
 
-#include "batch.h"
-#include "cayley.h"
-#include "site.h"
+#include "matrices/batch.h"
+#include "matrices/cayley.h"
+#include "streams/site.h"
 
 namespace streammix::SM_ISA {
 
 inline constexpr Kernels table(const char* name) {
-    return {name,
-            project_any,
-            project_backward_any,
-            sinkhorn_any,
-            sinkhorn_backward_any,
-            cayley_any,
-            cayley_backward_any,
-            read_any,
-            read_backward_any,
-            write_any,
-            write_backward_any,
-            packed_any,
-            pack_panel_any,
-            pack_blocks_any,
-            unpack_blocks_any,
-            site_read_any,
-            site_read_backward_any,
-            write_site_read_any,
-            write_site_read_backward_any};
+    return {
+        .isa = name,
+        .birkhoff = birkhoff_any,
+        .birkhoff_backward = birkhoff_backward_any,
+        .sinkhorn = sinkhorn_any,
+        .sinkhorn_backward = sinkhorn_backward_any,
+        .cayley = cayley_any,
+        .cayley_backward = cayley_backward_any,
+        .read = read_any,
+        .read_backward = read_backward_any,
+        .write = write_any,
+        .write_backward = write_backward_any,
+        .packed = packed_any,
+        .pack_panel = pack_panel_any,
+        .pack_blocks = pack_blocks_any,
+        .unpack_blocks = unpack_blocks_any,
+        .site_read = site_read_any,
+        .site_read_backward = site_read_backward_any,
+        .write_site_read = write_site_read_any,
+        .write_site_read_backward = write_site_read_backward_any,
+    };
 }
 
 }  // namespace streammix::SM_ISA

@@ -1,7 +1,7 @@
 from torch import Tensor
 
 from ..functional import sinkhorn
-from ..ops.eager.sinkhorn import COLUMNS, ROWS, check, rule_of
+from ..ops.sinkhorn_rules import COLUMNS, ROWS, rule_of
 from .base import Guarantees, Manifold, near_identity_square
 
 
@@ -25,12 +25,11 @@ class Sinkhorn(Manifold):
 
     def __init__(self, streams: int, *, rounds: int = 20, recipe: str = "mhc", eps: float | None = None) -> None:
         super().__init__(streams)
-        check(recipe, eps)
+        rule = rule_of(recipe, eps)
         self.num_logits = streams**2
         self.rounds = rounds
         self.recipe = recipe
         self.eps = eps
-        rule = rule_of(recipe, eps)
         self.transposed = rule.transposed
         exact = {ROWS: COLUMNS, COLUMNS: ROWS}[rule.axes[-1]] if rule.transposed else rule.axes[-1]
         sums_to_one = rule.eps == 0

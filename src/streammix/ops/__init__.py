@@ -10,6 +10,7 @@ from . import operators
 from .backend import Backend, backend, backends, operators_for
 from .operators.site import ACTIVATION_CODES
 from .registry import Operators
+from .sinkhorn_rules import SinkhornRecipe
 
 __all__ = [
     "ACTIVATION_CODES",
@@ -34,9 +35,9 @@ def birkhoff(logits: Tensor, tol: float | None = None) -> Tensor:
     return operators_for(logits, logits.shape[-1]).birkhoff(logits, tol)
 
 
-def sinkhorn(logits: Tensor, rounds: int, recipe: str, eps: float | None = None) -> Tensor:
+def sinkhorn(logits: Tensor, rounds: int, rule: SinkhornRecipe) -> Tensor:
     """(..., n, n) -> (..., n, n): truncated Sinkhorn by a recipe's rule; operators/sinkhorn.py."""
-    return operators_for(logits, logits.shape[-1]).sinkhorn(logits, rounds, recipe, eps)
+    return operators_for(logits, logits.shape[-1]).sinkhorn(logits, rounds, *rule.numbers)
 
 
 def implicit_sinkhorn(logits: Tensor, rounds: int) -> Tensor:

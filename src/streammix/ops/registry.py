@@ -15,9 +15,16 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .cpu import library as native
+
 DISPATCHED, EAGER = "streammix", "streammix_eager"
 
-_libraries = {namespace: torch.library.Library(namespace, "DEF") for namespace in (DISPATCHED, EAGER)}
+# The native library defines the dispatched operators itself, so that programs with them load without this package.
+_native = native.available
+_libraries = {
+    DISPATCHED: torch.library.Library(DISPATCHED, "FRAGMENT" if _native else "DEF"),
+    EAGER: torch.library.Library(EAGER, "DEF"),
+}
 
 Tensors = tuple[Tensor, ...]
 
@@ -81,7 +88,10 @@ def define(
     """
     name = schema.partition("(")[0]
     for namespace, library in _libraries.items():
-        library.define(schema)
+        if namespace == EAGER or not _native:
+            library.define(schema)
+        else:
+            check_native(name, schema)
         library.impl(name, _without_autocast(kernel), "CompositeExplicitAutograd")
         qualified = f"{namespace}::{name}"
         torch.library.register_fake(qualified, fake, lib=library)
@@ -90,6 +100,17 @@ def define(
             BY_REVERSE_MODE.add(name)
         call = _differentiable(namespace, name, library, save, backward, along, vmap)
         setattr(operators[namespace], name, call)
+
+
+def check_native(name: str, schema: str) -> None:
+    """Raise ImportError unless the native library defines this operator by this schema."""
+    packet = getattr(torch.ops.streammix, name, None)
+    here = torch._C.parse_schema(f"{DISPATCHED}::{schema}")
+    if packet is None or packet.default._schema != here:
+        there = packet.default._schema if packet is not None else "nothing"
+        raise ImportError(
+            f"streammix: the native library is of another version: it has {there} for {here}; install streammix again"
+        )
 
 
 def _differentiable(

@@ -5,6 +5,7 @@ baseline).
 """
 
 import ctypes
+import warnings
 from pathlib import Path
 
 import torch
@@ -39,7 +40,16 @@ def load() -> Status:
     """
     path = next(_PACKAGE.glob("_C*.so"), None)
     if path is None:
-        return Status(False, "not built: installing streammix found no torch or no GCC-compatible C++ compiler")
+        said = _PACKAGE / "no_native.txt"
+        words = f"the compiler said: {said.read_text().strip()}" if said.exists() else "this copy came without it"
+        reason = f"the native library is not built ({words}); eager formulas run instead, many times slower"
+        warnings.warn(
+            f"streammix: {reason}. With a C++20 compiler (GCC 10, Clang 14 or later) install it again;"
+            " STREAMMIX_REQUIRE_NATIVE=1 makes an installation without the library fail",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return Status(False, reason)
     try:
         torch.ops.load_library(str(path))
         native = ctypes.CDLL(str(path))

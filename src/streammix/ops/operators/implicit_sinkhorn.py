@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..eager import sinkhorn as eager
 from ..registry import Operators, define
+from ..sinkhorn_rules import RECIPES
 from . import birkhoff  # noqa: F401  registers birkhoff_backward
 from .common import like_first, save_output
 
@@ -16,7 +17,7 @@ def implicit_sinkhorn(logits: Tensor, rounds: int) -> Tensor:
     The paper stays in the log domain throughout; TransformerEngine's form leaves it after the first round: the same
     numbers.
     """
-    return eager.sinkhorn(logits, rounds, "transformer-engine")
+    return eager.sinkhorn(logits, rounds, *RECIPES["transformer-engine"].numbers)
 
 
 def _backward(ops: Operators, ctx: Any, grad: Tensor) -> tuple[Tensor, None]:

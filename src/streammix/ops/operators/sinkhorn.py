@@ -11,17 +11,17 @@ from .common import like_first, like_second
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    logits, *ctx.rule = inputs  # rounds, recipe, eps
+    logits, *ctx.rule = inputs  # rounds, start, columns_last, eps
     ctx.save_for_backward(logits)
 
 
-def _backward(ops: Operators, ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+def _backward(ops: Operators, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (logits,) = ctx.saved_tensors
-    return ops.sinkhorn_backward(grad, logits, *ctx.rule), None, None, None
+    return ops.sinkhorn_backward(grad, logits, *ctx.rule), None, None, None, None
 
 
 define(
-    "sinkhorn(Tensor logits, int rounds, str recipe, float? eps=None) -> Tensor",
+    "sinkhorn(Tensor logits, int rounds, int start, bool columns_last, float eps) -> Tensor",
     eager.sinkhorn,
     fake=like_first,
     save=_save,
@@ -41,11 +41,11 @@ def _double_backward(ops: Operators, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         return eager.sinkhorn_backward(G, logits, *ctx.rule, differentiable=True)
 
     pull = torch.func.vjp(plain, *ctx.saved_tensors)[1]
-    return *pull(grad), None, None, None
+    return *pull(grad), None, None, None, None
 
 
 define(
-    "sinkhorn_backward(Tensor grad, Tensor logits, int rounds, str recipe, float? eps=None) -> Tensor",
+    "sinkhorn_backward(Tensor grad, Tensor logits, int rounds, int start, bool columns_last, float eps) -> Tensor",
     eager.sinkhorn_backward,
     fake=like_second,
     save=_save_both,

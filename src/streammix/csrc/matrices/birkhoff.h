@@ -10,8 +10,8 @@
 // T_ij *= phi(d_j), rows renormalised.
 #pragma once
 
-#include "flows.h"
-#include "homotopy.h"
+#include "matrices/flows.h"
+#include "matrices/homotopy.h"
 
 namespace streammix::SM_ISA {
 
@@ -135,7 +135,7 @@ SM_FN void start(V* T, V* v, int n_) {
 // n = 2 in closed form: T_11 = T_22 = sigmoid((R_11 + R_22 - R_12 - R_21) / 2). The rounding errors of R_11 - R_12 and R_22 - R_21 are
 // added back: those two may be large, and their sum small.
 template <class V>
-SM_FN void project2(V* R) {
+SM_FN void birkhoff2(V* R) {
     using F = Scalar<V>;
     const V most(Format<F>::max), none(F(0)), half(F(0.5));
     const auto difference = [&](V a, V b, V& error) {
@@ -203,7 +203,7 @@ template <int N, class V>
 // In: logits, row-major. Out: T in their place. T, w: room for n*n numbers each. Returns the number of steps taken, by the slowest of V's
 // matrices.
 template <int N, class V>
-SM_FN int project(V* R, V* T, V* w, int n_, Scalar<V> small) {
+SM_FN int birkhoff(V* R, V* T, V* w, int n_, Scalar<V> small) {
     using F = Scalar<V>;
     using S = Settings<F>;
     const int n = size<N>(n_);

@@ -2,8 +2,8 @@
 // from Q alone. In float64 whatever the memory's type: float32 results then need no correction.
 #pragma once
 
-#include "size.h"
-#include "machine.h"
+#include "simd/size.h"
+#include "simd/machine.h"
 
 namespace streammix::SM_ISA {
 

@@ -3,15 +3,15 @@
 
 #include <stdint.h>
 
-#include "size.h"
+#include "simd/size.h"
 
 namespace streammix::SM_ISA {
 
 // ------------------------------------------------------------------------------------------------- sets of columns, as bits
 // Rows of allowed columns. owner[j]: the row matched to column j, or -1.
 struct Bipartite {
-    uint64_t rows[max_n];
-    int owner[max_n];
+    uint64_t rows[largest_n];
+    int owner[largest_n];
     int n;
 
     // Finds row i a column, moving others along an augmenting path; `seen`: columns not to be tried again
@@ -38,7 +38,7 @@ struct Bipartite {
     // that from column j one comes, over columns allowed to the owner of the last, to every k from which one comes to j.
     bool total_support() {
         if (!match()) return false;
-        uint64_t reach[max_n];
+        uint64_t reach[largest_n];
         for (int j = 0; j < n; ++j) reach[j] = rows[owner[j]];
         for (int k = 0; k < n; ++k)
             for (int j = 0; j < n; ++j)

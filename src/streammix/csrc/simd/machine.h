@@ -6,7 +6,7 @@
 
 #include <new>
 
-#include "number.h"
+#include "simd/number.h"
 
 namespace streammix::SM_ISA {
 
@@ -57,6 +57,22 @@ struct Scratch {
     }
     Scratch(const Scratch&) = delete;
     ~Scratch() { free(p); }
+};
+
+// `N` numbers on the stack where N is a constant; else (N = 0) `count` on the heap, because a thread's stack may be small (128 KiB, say)
+template <int N, class V>
+struct Array {
+    V x[N];
+    explicit Array(int64_t) {}
+    SM_FN V& operator[](int64_t i) { return x[i]; }
+    SM_FN operator V*() { return x; }
+};
+template <class V>
+struct Array<0, V> {
+    Scratch<V> x;
+    explicit Array(int64_t count) : x(count) {}
+    SM_FN V& operator[](int64_t i) { return x.p[i]; }
+    SM_FN operator V*() { return x.p; }
 };
 
 }  // namespace streammix::SM_ISA

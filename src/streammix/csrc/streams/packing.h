@@ -4,8 +4,8 @@
 //     blocks   for every stream and every block of channels, row by row, zeros past the stream's end: what gradients are made of
 #pragma once
 
-#include "machine.h"
-#include "streams.h"
+#include "simd/machine.h"
+#include "streams/streams.h"
 
 namespace streammix::SM_ISA {
 

@@ -8,7 +8,7 @@
 //     A_ij -= M'_ij sum_i A_ij      (columns; rows alike), and nothing where s was clamped
 #pragma once
 
-#include "sinkhorn.h"
+#include "matrices/sinkhorn.h"
 
 namespace streammix::SM_ISA {
 

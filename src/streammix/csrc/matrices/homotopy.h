@@ -7,7 +7,7 @@
 // -inf is a mask: its entry is zero at every level.
 #pragma once
 
-#include "matching.h"
+#include "matrices/matching.h"
 
 namespace streammix::SM_ISA {
 

@@ -10,7 +10,7 @@
 
 #include <math.h>
 
-#include "packing.h"
+#include "streams/packing.h"
 
 namespace streammix::SM_ISA {
 
@@ -48,7 +48,7 @@ SM_FN void dot_rows(const Scalar<V>* v, const Scalar<V>* phi, int64_t width, Sca
 
 // P and r of one token. room: for its width numbers
 template <class V, class M>
-[[gnu::noinline]] void project_token(const M* x, const Scalar<V>* phi, int rows, int64_t width, Scalar<V> eps, Scalar<V>* P, Scalar<V>* r, Scalar<V>* room) {
+[[gnu::noinline]] void multiply_phi(const M* x, const Scalar<V>* phi, int rows, int64_t width, Scalar<V> eps, Scalar<V>* P, Scalar<V>* r, Scalar<V>* room) {
     using F = Scalar<V>;
     const F* v;
     V squares(0);
@@ -93,7 +93,7 @@ SM_FN void multiply_panel(const Scalar<V>* v, const Scalar<V>* panel, int stride
 
 // P and r of `tokens` tokens. sums: room for (tokens, vectors of the panel)
 template <int tokens, class V, class M>
-[[gnu::noinline]] void project_tokens(const M* x, const Scalar<V>* panel, int rows, int64_t width, Scalar<V> eps, Scalar<V>* P, Scalar<V>* r, V* sums) {
+[[gnu::noinline]] void multiply_phi_tile(const M* x, const Scalar<V>* panel, int rows, int64_t width, Scalar<V> eps, Scalar<V>* P, Scalar<V>* r, V* sums) {
     using F = Scalar<V>;
     constexpr int W = lanes<V>;
     const int vectors = (rows + W - 1) / W, stride = vectors * W;
@@ -196,7 +196,7 @@ SM_FN void accumulate_rows(const Scalar<V>* q, int rows, int tokens, const Scala
 
 // dx of a block (its first token at dx), and dphi of it added to `dphi`; phi and dphi in blocks.
 template <class V, class M>
-[[gnu::noinline]] void project_backward_block(const BlockInputs<V, M>& in, const Scalar<V>* phi, Scalar<V>* dphi, M* dx) {
+[[gnu::noinline]] void phi_gradients(const BlockInputs<V, M>& in, const Scalar<V>* phi, Scalar<V>* dphi, M* dx) {
     constexpr int W = lanes<V>, wide = block_channels<V>, many = wide / W;
     alignas(64) Scalar<V> values[block_tokens * wide];  // v of these channels, zero past the end
     for (int j = 0; j < in.n; ++j)

@@ -4,7 +4,7 @@
 
 #include <utility>
 
-#include "halves.h"
+#include "simd/halves.h"
 
 namespace streammix::SM_ISA {
 

@@ -10,7 +10,7 @@
 // left, which is as small as D, is worked on once more.
 #pragma once
 
-#include "flows.h"
+#include "matrices/flows.h"
 
 namespace streammix::SM_ISA {
 
@@ -55,7 +55,7 @@ template <int N, class V>
 
 // In: T and G, which is lost. Out: D. w: room for n*n numbers.
 template <int N, class V>
-SM_FN void project_backward(const V* T, V* G, V* D, V* w, int n_) {
+SM_FN void birkhoff_backward(const V* T, V* G, V* D, V* w, int n_) {
     using F = Scalar<V>;
     const int n = size<N>(n_);
     V x[room<N>];

@@ -1,11 +1,10 @@
 // The number of streams: a constant of the compilation, or known at run time.
 #pragma once
 
-#include "number.h"
+#include "kernels.h"
+#include "simd/number.h"
 
 namespace streammix::SM_ISA {
-
-inline constexpr int max_n = 64;
 
 // n when it is a compile-time constant, else (N = 0) the run-time one
 template <int N>
@@ -15,6 +14,6 @@ SM_FN constexpr int size(int n) {
 
 // Arrays of N numbers, or of as many as the run-time path can need
 template <int N>
-inline constexpr int room = N ? N : max_n;
+inline constexpr int room = N ? N : largest_n;
 
 }  // namespace streammix::SM_ISA

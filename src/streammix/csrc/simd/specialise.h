@@ -1,7 +1,7 @@
 // From a dtype and a size known at run time to types and constants.
 #pragma once
 
-#include "halves.h"
+#include "simd/halves.h"
 #include "kernels.h"
 
 namespace streammix::SM_ISA {

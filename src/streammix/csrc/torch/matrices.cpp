@@ -1,23 +1,21 @@
 // The CPU kernels of the operators on matrices that Python defines (streammix::birkhoff and so on), through LibTorch's stable ABI:
 // one binary for every torch since 2.10.
-#include <torch/csrc/stable/library.h>
 
 #include <optional>
 #include <string>
-#include <string_view>
 
-#include "tensors.h"
+#include "torch/tensors.h"
 
 namespace streammix {
 namespace {
 
-constexpr int64_t larger_than_caches = int64_t(4) << 20;  // bytes of results; they and what they are made of take two or three times that
+constexpr int64_t beyond_own_caches = int64_t(4) << 20;  // bytes of results; they and what they are made of take two or three times that
 
 Matrices matrices_of(const Tensor& t) {
     const int64_t dim = t.dim(), n = dim < 2 ? 0 : t.size(dim - 1);
-    STD_TORCH_CHECK(n >= 1 && n <= largest_n && t.size(dim - 2) == n,
+    SM_CHECK(n >= 1 && n <= largest_n && t.size(dim - 2) == n,
                     "streammix: the CPU backend takes matrices (..., n, n) with 1 <= n <= ", largest_n);
-    return {dtype_of(t), static_cast<int>(n), t.numel() * static_cast<int64_t>(t.element_size()) >= larger_than_caches};
+    return {dtype_of(t), static_cast<int>(n), t.numel() * element_size(t) >= beyond_own_caches};
 }
 
 // f(begin, end) over the batch. A thread takes cheap / n^3 matrices at least: below this, waking another costs more than it saves.
@@ -27,9 +25,9 @@ void for_matrices(const Tensor& t, int n, int cheap, const F& f) {
 }
 
 void check_same(const Tensor& a, const Tensor& b) {
-    bool same = a.scalar_type() == b.scalar_type() && a.dim() == b.dim();
+    bool same = a.dtype() == b.dtype() && a.dim() == b.dim();
     for (int64_t k = 0; same && k < a.dim(); ++k) same = a.size(k) == b.size(k);
-    STD_TORCH_CHECK(same, "streammix: the gradient's shape or dtype is not the matrices'");
+    SM_CHECK(same, "streammix: the gradient's shape or dtype is not the matrices'");
 }
 
 Tensor birkhoff(const Tensor& logits, std::optional<double> tol) {
@@ -39,7 +37,7 @@ Tensor birkhoff(const Tensor& logits, std::optional<double> tol) {
     const void* from = in.const_data_ptr();
     void* to = out.mutable_data_ptr();
     const Kernels& k = kernels();
-    for_matrices(in, m.n, 32768, [&](int64_t begin, int64_t end) { k.project(m, from, to, begin, end, tol.value_or(0)); });
+    for_matrices(in, m.n, 32768, [&](int64_t begin, int64_t end) { k.birkhoff(m, from, to, begin, end, tol.value_or(0)); });
     return out;
 }
 
@@ -51,32 +49,22 @@ Tensor birkhoff_backward(const Tensor& grad, const Tensor& matrix) {
     const void *g = G.const_data_ptr(), *t = T.const_data_ptr();
     void* to = out.mutable_data_ptr();
     const Kernels& k = kernels();
-    for_matrices(T, m.n, 65536, [&](int64_t begin, int64_t end) { k.project_backward(m, g, t, to, begin, end); });
+    for_matrices(T, m.n, 65536, [&](int64_t begin, int64_t end) { k.birkhoff_backward(m, g, t, to, begin, end); });
     return out;
 }
 
-Recipe recipe_of(std::string_view name) {
-    if (name == "mhc") return Recipe::mhc;
-    if (name == "deepseek-v4") return Recipe::deepseek_v4;
-    if (name == "megatron") return Recipe::megatron;
-    if (name == "liger") return Recipe::liger;
-    if (name == "transformer-engine") return Recipe::transformer_engine;
-    if (name == "lucidrains") return Recipe::lucidrains;
-    STD_TORCH_CHECK(false, "streammix: no Sinkhorn recipe is called '", std::string(name), "'");
-}
-SinkhornRule rule_of(std::string_view name, std::optional<double> eps) {
-    const SinkhornRule& rule = sinkhorn_rules[int(recipe_of(name))];
-    if (!eps) return rule;
-    STD_TORCH_CHECK(takes_eps(rule, *eps), "streammix: Sinkhorn recipe '", std::string(name), "' takes no eps of ", *eps);
-    return with_eps(rule, *eps);
+SinkhornRule rule_of(int64_t start, bool columns_last, double eps) {
+    const SinkhornRule rule{columns_last, static_cast<Start>(start), eps};
+    SM_CHECK(is_valid(rule), "streammix: no Sinkhorn rule has start ", start, " and eps ", eps);
+    return rule;
 }
 
 // entries: (..., n (n - 1) / 2)
 Tensor cayley(const Tensor& entries, int64_t n) {
     const DType dtype = dtype_of(entries);
     const int64_t dim = entries.dim(), count = n * (n - 1) / 2;
-    STD_TORCH_CHECK(dtype == DType::float32 || dtype == DType::float64, "streammix: cayley takes float32 and float64");
-    STD_TORCH_CHECK(2 <= n && n <= largest_n && dim >= 1 && entries.size(dim - 1) == count,
+    SM_CHECK(dtype == DType::float32 || dtype == DType::float64, "streammix: cayley takes float32 and float64");
+    SM_CHECK(2 <= n && n <= largest_n && dim >= 1 && entries.size(dim - 1) == count,
                     "streammix: cayley takes n (n - 1) / 2 entries and 2 <= n <= ", largest_n);
     const Tensor in = as_contiguous(entries);
     Tensor out = new_tensor(in, in, dim - 1, {n, n});
@@ -91,7 +79,7 @@ Tensor cayley(const Tensor& entries, int64_t n) {
 Tensor cayley_backward(const Tensor& grad, const Tensor& matrix) {
     check_same(grad, matrix);
     const Matrices m = matrices_of(matrix);
-    STD_TORCH_CHECK(m.n >= 2 && (m.dtype == DType::float32 || m.dtype == DType::float64), "streammix: cayley_backward takes float32 and float64, n >= 2");
+    SM_CHECK(m.n >= 2 && (m.dtype == DType::float32 || m.dtype == DType::float64), "streammix: cayley_backward takes float32 and float64, n >= 2");
     const Tensor G = as_contiguous(grad), Q = as_contiguous(matrix);
     Tensor out = new_tensor(Q, Q, Q.dim() - 2, {m.n * (m.n - 1) / 2});
     const void *g = G.const_data_ptr(), *q = Q.const_data_ptr();
@@ -102,13 +90,13 @@ Tensor cayley_backward(const Tensor& grad, const Tensor& matrix) {
 }
 
 int rounds_of(int64_t rounds) {
-    STD_TORCH_CHECK(rounds >= 1 && rounds <= INT32_MAX, "streammix: rounds are at least 1");
+    SM_CHECK(rounds >= 1 && rounds <= INT32_MAX, "streammix: rounds are at least 1");
     return static_cast<int>(rounds);
 }
 
-Tensor sinkhorn(const Tensor& logits, int64_t rounds, const std::string& recipe, std::optional<double> eps) {
+Tensor sinkhorn(const Tensor& logits, int64_t rounds, int64_t start, bool columns_last, double eps) {
     const Matrices m = matrices_of(logits);
-    const SinkhornRule rule = rule_of(recipe, eps);
+    const SinkhornRule rule = rule_of(start, columns_last, eps);
     const int r = rounds_of(rounds);
     const Tensor in = as_contiguous(logits);
     Tensor out = new_like(in);
@@ -119,10 +107,10 @@ Tensor sinkhorn(const Tensor& logits, int64_t rounds, const std::string& recipe,
     return out;
 }
 
-Tensor sinkhorn_backward(const Tensor& grad, const Tensor& logits, int64_t rounds, const std::string& recipe, std::optional<double> eps) {
+Tensor sinkhorn_backward(const Tensor& grad, const Tensor& logits, int64_t rounds, int64_t start, bool columns_last, double eps) {
     check_same(grad, logits);
     const Matrices m = matrices_of(logits);
-    const SinkhornRule rule = rule_of(recipe, eps);
+    const SinkhornRule rule = rule_of(start, columns_last, eps);
     const int r = rounds_of(rounds);
     const Tensor G = as_contiguous(grad), R = as_contiguous(logits);
     Tensor out = new_like(R);
@@ -133,45 +121,19 @@ Tensor sinkhorn_backward(const Tensor& grad, const Tensor& logits, int64_t round
     return out;
 }
 
-// Sinkhorn's arguments from the dispatcher's stack, by hand: in torch up to 2.13 TORCH_BOX loses the memory of a string with every
-// call (pytorch/pytorch#190493).
-std::string take_text(StableIValue value) {
-    const auto handle = torch::stable::detail::to<StringHandle>(value);
-    size_t length = 0;
-    const char* data = nullptr;
-    STD_TORCH_CHECK(!torch_string_length(handle, &length) && !torch_string_c_str(handle, &data), "streammix: not a string");
-    std::string text(data, length);
-    torch_delete_string(handle);
-    return text;
-}
-void boxed_sinkhorn(StableIValue* stack, uint64_t, uint64_t) {
-    using torch::stable::detail::from, torch::stable::detail::to;
-    const std::string recipe = take_text(stack[2]);
-    const auto logits = to<Tensor>(stack[0]);
-    const auto eps = to<std::optional<double>>(stack[3]);
-    stack[0] = from(sinkhorn(logits, to<int64_t>(stack[1]), recipe, eps));
-}
-void boxed_sinkhorn_backward(StableIValue* stack, uint64_t, uint64_t) {
-    using torch::stable::detail::from, torch::stable::detail::to;
-    const std::string recipe = take_text(stack[3]);
-    const auto grad = to<Tensor>(stack[0]), logits = to<Tensor>(stack[1]);
-    const auto eps = to<std::optional<double>>(stack[4]);
-    stack[0] = from(sinkhorn_backward(grad, logits, to<int64_t>(stack[2]), recipe, eps));
-}
-
 // Its gradient is the projection's.
-Tensor implicit_sinkhorn(const Tensor& logits, int64_t rounds) { return sinkhorn(logits, rounds, "transformer-engine", std::nullopt); }
+Tensor implicit_sinkhorn(const Tensor& logits, int64_t rounds) { return sinkhorn(logits, rounds, 0, true, 0); }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(streammix, CPU, m) {
-    m.impl("birkhoff", TORCH_BOX(&birkhoff));
-    m.impl("birkhoff_backward", TORCH_BOX(&birkhoff_backward));
-    m.impl("cayley", TORCH_BOX(&cayley));
-    m.impl("cayley_backward", TORCH_BOX(&cayley_backward));
-    m.impl("implicit_sinkhorn", TORCH_BOX(&implicit_sinkhorn));
-    m.impl("sinkhorn", &boxed_sinkhorn);
-    m.impl("sinkhorn_backward", &boxed_sinkhorn_backward);
+SM_LIBRARY(matrices, "CPU") {
+    m.impl("birkhoff", boxed<&birkhoff>);
+    m.impl("birkhoff_backward", boxed<&birkhoff_backward>);
+    m.impl("cayley", boxed<&cayley>);
+    m.impl("cayley_backward", boxed<&cayley_backward>);
+    m.impl("implicit_sinkhorn", boxed<&implicit_sinkhorn>);
+    m.impl("sinkhorn", boxed<&sinkhorn>);
+    m.impl("sinkhorn_backward", boxed<&sinkhorn_backward>);
 }
 
 }  // namespace streammix

@@ -1,7 +1,7 @@
 // 16-bit floats: numbers in memory, converted in the registers.
 #pragma once
 
-#include "number.h"
+#include "simd/number.h"
 
 namespace streammix::SM_ISA {
 

@@ -5,7 +5,7 @@
 // those of the matrices k, L + k, 2 L + k, ...; an L x L transpose within every part then puts matrix m into lane m.
 #pragma once
 
-#include "traffic.h"
+#include "simd/traffic.h"
 
 namespace streammix::SM_ISA {
 

@@ -1,5 +1,4 @@
 // The CPU kernels of the operators on streams: reading, writing, and a site's coefficients.
-#include <torch/csrc/stable/library.h>
 
 #include <algorithm>
 #include <memory>
@@ -8,25 +7,25 @@
 #include <tuple>
 #include <vector>
 
-#include "tensors.h"
+#include "torch/tensors.h"
 
 namespace streammix {
 namespace {
 
 constexpr int64_t elements_a_thread = 32768;  // of the state: below this, waking another thread costs more than it saves
 
-constexpr int64_t larger_than_caches = int64_t(32) << 20;  // bytes; a thread's share of a last-level cache is less
+constexpr int64_t beyond_last_cache = int64_t(32) << 20;  // bytes; a thread's share of a last-level cache is less
 
-bool large(const Tensor& t) { return t.numel() * static_cast<int64_t>(t.element_size()) >= larger_than_caches; }
+bool large(const Tensor& t) { return t.numel() * element_size(t) >= beyond_last_cache; }
 
 struct Tokens {
     Streams streams;
     int64_t count, lead;  // lead: dimensions before the streams'
 
     explicit Tokens(const Tensor& x) : streams{dtype_of(x), 0, 0}, count(1), lead(x.dim() - 2) {
-        STD_TORCH_CHECK(lead >= 0, "streammix: streams are (..., n, C)");
+        SM_CHECK(lead >= 0, "streammix: streams are (..., n, C)");
         const int64_t n = x.size(lead);
-        STD_TORCH_CHECK(n >= 1 && n <= largest_n, "streammix: the CPU backend takes 1 to ", largest_n, " streams");
+        SM_CHECK(n >= 1 && n <= largest_n, "streammix: the CPU backend takes 1 to ", largest_n, " streams");
         streams.n = static_cast<int>(n);
         streams.C = x.size(lead + 1);
         for (int64_t k = 0; k < lead; ++k) count *= x.size(k);
@@ -44,7 +43,7 @@ private:
     Tensor checked(const Tensor& t, const char* name, std::initializer_list<int64_t> last, DType dtype) const {
         int64_t elements = count;
         for (int64_t size : last) elements *= size;
-        STD_TORCH_CHECK(t.numel() == elements && dtype_of(t) == dtype, "streammix: ", name, " does not match the streams in shape or dtype");
+        SM_CHECK(t.numel() == elements && dtype_of(t) == dtype, "streammix: ", name, " does not match the streams in shape or dtype");
         return as_contiguous(t);
     }
 };
@@ -130,7 +129,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> write_backward(const Tensor& grad, co
 
 // ------------------------------------------------------------------------------------------------------- a site's coefficients
 Activation activation(int64_t code) {
-    STD_TORCH_CHECK(code >= 0 && code <= 2, "streammix: an activation is 0 (linear), 1 (sigmoid) or 2 (twice sigmoid)");
+    SM_CHECK(code >= 0 && code <= 2, "streammix: an activation is 0 (linear), 1 (sigmoid) or 2 (twice sigmoid)");
     return static_cast<Activation>(code);
 }
 
@@ -160,10 +159,10 @@ struct Generators {
         const int n = tokens.streams.n;
         const int rows = weight.dim() == 2 ? static_cast<int>(weight.size(0)) : 0;
         const bool wide = tokens.streams.dtype == DType::float64;
-        STD_TORCH_CHECK(rows >= 2 * n && weight.size(1) == n * tokens.streams.C && bias.numel() == rows && gates >= 2 && gates <= 3,
+        SM_CHECK(rows >= 2 * n && weight.size(1) == n * tokens.streams.C && bias.numel() == rows && gates >= 2 && gates <= 3,
                         "streammix: weight is (2 n + mixing logits, n C), bias one number a row, gate two or three numbers");
         for (const Tensor& t : {weight, bias, gate})
-            STD_TORCH_CHECK(dtype_of(t) == (wide ? DType::float64 : DType::float32), "streammix: parameters are float32, for float64 streams float64");
+            SM_CHECK(dtype_of(t) == (wide ? DType::float64 : DType::float32), "streammix: parameters are float32, for float64 streams float64");
         scale.resize(rows * (wide ? sizeof(double) : sizeof(float)));
         wide ? spread<double>(as_contiguous(gate), n, rows, mix_gate) : spread<float>(as_contiguous(gate), n, rows, mix_gate);
         g = {weight.const_data_ptr(), nullptr, nullptr, scale.data(), bias.const_data_ptr(), rows, norm_eps,
@@ -173,8 +172,8 @@ struct Generators {
     // phi alone: projections, which nothing is made of yet
     Generators(const Tokens& tokens, const Tensor& weight_, double norm_eps) : weight(as_contiguous(weight_)), bias(weight), g{}, gates(0) {
         const bool wide = tokens.streams.dtype == DType::float64;
-        STD_TORCH_CHECK(weight.dim() == 2 && weight.size(1) == tokens.streams.n * tokens.streams.C, "streammix: weight is (rows, n C)");
-        STD_TORCH_CHECK(dtype_of(weight) == (wide ? DType::float64 : DType::float32), "streammix: parameters are float32, for float64 streams float64");
+        SM_CHECK(weight.dim() == 2 && weight.size(1) == tokens.streams.n * tokens.streams.C, "streammix: weight is (rows, n C)");
+        SM_CHECK(dtype_of(weight) == (wide ? DType::float64 : DType::float32), "streammix: parameters are float32, for float64 streams float64");
         g.weight = weight.const_data_ptr();
         g.rows = static_cast<int>(weight.size(0));
         g.norm_eps = norm_eps;
@@ -284,7 +283,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> next_site(const Tensor& x, const Tens
     const Written in(tokens, x, y, post, res);
     const Kernels& k = kernels();
     Generators gen(tokens, weight, gate, bias, mix_gate, norm_eps, read, write, read_eps, write_multiplier, write_eps);
-    STD_TORCH_CHECK(gen.g.rows == 2 * s.n + s.n * s.n, "streammix: next_site takes n^2 mixing logits");
+    SM_CHECK(gen.g.rows == 2 * s.n + s.n * s.n, "streammix: next_site takes n^2 mixing logits");
     gen.pack_forward(tokens, k);
     Tensor state = new_like(x), u = new_like(in.y), next_post = new_like(in.post), next_res = new_like(in.res);
     const Buffer projected(tokens.count * gen.g.rows * size_of_number(tokens)), inverse_rms(tokens.count * size_of_number(tokens));
@@ -294,7 +293,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> next_site(const Tensor& x, const Tens
     const Matrices m{dtype_of(in.res), s.n, false};
     for_batch(tokens.count, tokens.grain(), [&](int64_t begin, int64_t end) {
         k.write_site_read(s, w, gen.g, r, begin, end);
-        k.project(m, H, H, begin, end, tol.value_or(0));
+        k.birkhoff(m, H, H, begin, end, tol.value_or(0));
     });
     return {state, u, next_post, next_res};
 }
@@ -304,7 +303,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> next_site(const Tensor& x, const Tens
 template <class Run>
 void summed_over_ranges(const Tokens& tokens, bool wide, int64_t numbers, void* total, const Run& run) {
     const auto typed = [&]<class F>(F) {
-        const int64_t ranges = std::max<int64_t>(1, std::min<int64_t>(torch::stable::get_num_threads(), tokens.count / tokens.grain()));
+        const int64_t ranges = std::max<int64_t>(1, std::min<int64_t>(num_threads(), tokens.count / tokens.grain()));
         std::unique_ptr<F[]> others(new F[(ranges - 1) * numbers]);
         F* sum = static_cast<F*>(total);
         const auto one = [&](int64_t range) {
@@ -443,18 +442,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> write_site_re
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(streammix, CPU, m) {
-    m.impl("read", TORCH_BOX(&read));
-    m.impl("read_backward", TORCH_BOX(&read_backward));
-    m.impl("write", TORCH_BOX(&write));
-    m.impl("write_backward", TORCH_BOX(&write_backward));
-    m.impl("coefficients", TORCH_BOX(&coefficients));
-    m.impl("coefficients_backward", TORCH_BOX(&coefficients_backward));
-    m.impl("site_read", TORCH_BOX(&site_read));
-    m.impl("site_read_backward", TORCH_BOX(&site_read_backward));
-    m.impl("write_site_read", TORCH_BOX(&write_site_read));
-    m.impl("next_site", TORCH_BOX(&next_site));
-    m.impl("write_site_read_backward", TORCH_BOX(&write_site_read_backward));
+SM_LIBRARY(streams, "CPU") {
+    m.impl("read", boxed<&read>);
+    m.impl("read_backward", boxed<&read_backward>);
+    m.impl("write", boxed<&write>);
+    m.impl("write_backward", boxed<&write_backward>);
+    m.impl("coefficients", boxed<&coefficients>);
+    m.impl("coefficients_backward", boxed<&coefficients_backward>);
+    m.impl("site_read", boxed<&site_read>);
+    m.impl("site_read_backward", boxed<&site_read_backward>);
+    m.impl("write_site_read", boxed<&write_site_read>);
+    m.impl("next_site", boxed<&next_site>);
+    m.impl("write_site_read_backward", boxed<&write_site_read_backward>);
 }
 
 }  // namespace streammix

@@ -10,9 +10,10 @@
 
 #include <type_traits>
 
-#include "size.h"
-#include "traffic.h"
-#include "transpose.h"
+#include "simd/machine.h"
+#include "simd/size.h"
+#include "simd/traffic.h"
+#include "simd/transpose.h"
 
 namespace streammix::SM_ISA {
 
@@ -64,9 +65,6 @@ SM_FN void spread(const F* from, V* to, int count) {
     SM_UNROLL16 for (int i = 0; i < count; ++i) to[i] = V(from[i]);
 }
 
-template <int N>
-inline constexpr int square_room = N ? N * N : max_n* max_n;
-
 // ------------------------------------------------------------------------------------------------------------ read
 template <int N, class V, class M>
 [[gnu::noinline]] void read_token(const M* x, const Scalar<V>* pre, M* u, int n_, int64_t C) {
@@ -117,9 +115,10 @@ template <int N, bool past_caches, class V, class M>
 template <int N, bool past_caches, class V, class M>
 [[gnu::noinline]] void write_token(const M* x, const M* y, const Scalar<V>* post, const Scalar<V>* res, M* out, int n_, int64_t C) {
     const int n = size<N>(n_);
-    V p[room<N>], h[square_room<N>];
+    V p[room<N>];
+    Array<N * N, V> h(n * n);
     spread<N>(post, p, n);
-    spread<N>(res, h, n * n);
+    spread<N>(res, (V*)h, n * n);
     for_channels<V>(0, C, [&](int64_t c, auto count) __attribute__((always_inline)) {
         const V branch = load<V>(y + c, count);
         prefetch<2>(x + n * (C + c), n * lanes<V>);  // of the next token's state: the processor itself sees short rows only
@@ -140,9 +139,10 @@ template <int N, bool past_caches, class V, class M>
 [[gnu::noinline]] void write_token_backward(const M* grad, const M* x, const M* y, const Scalar<V>* post, const Scalar<V>* res, M* dx, M* dy,
                                             Scalar<V>* dpost, Scalar<V>* dres, int n_, int64_t C) {
     const int n = size<N>(n_);
-    V p[room<N>], h[square_room<N>], dp[room<N>], dh[square_room<N>];
+    V p[room<N>], dp[room<N>];
+    Array<N * N, V> h(n * n), dh(n * n);
     spread<N>(post, p, n);
-    spread<N>(res, h, n * n);
+    spread<N>(res, (V*)h, n * n);
     SM_UNROLL for (int i = 0; i < n; ++i) dp[i] = V(0);
     SM_UNROLL16 for (int i = 0; i < n * n; ++i) dh[i] = V(0);
     for_channels<V>(0, C, [&](int64_t c, auto count) __attribute__((always_inline)) {

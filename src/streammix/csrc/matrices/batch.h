@@ -3,12 +3,12 @@
 
 #include <type_traits>
 
-#include "machine.h"
-#include "project.h"
-#include "project_backward.h"
-#include "specialise.h"
-#include "sinkhorn_clamped.h"
-#include "transpose.h"
+#include "simd/machine.h"
+#include "matrices/birkhoff.h"
+#include "matrices/birkhoff_backward.h"
+#include "simd/specialise.h"
+#include "matrices/sinkhorn_clamped.h"
+#include "simd/transpose.h"
 
 namespace streammix::SM_ISA {
 
@@ -29,27 +29,27 @@ using Number = typename NumberFor<F, N>::type;
 // ---------------------------------------------------------------------------------- one block: noinline, so that every
 // matrix goes through the same machine code, and gets the same bits, wherever it stands in its batch.
 template <int N, class V>
-[[gnu::noinline]] void project_block(V* R, V* work, int n, Scalar<V> small) {
+[[gnu::noinline]] void birkhoff_block(V* R, V* work, int n, Scalar<V> small) {
     if constexpr (N == 2) {
-        project2(R);
+        birkhoff2(R);
     } else if constexpr (N > 0) {
         V T[N * N], w[N * N];
-        project<N>(R, T, w, n, small);
+        birkhoff<N>(R, T, w, n, small);
     } else if (n == 1) {
         R[0] = V(1) + R[0] * V(0);  // NaN where R is not finite
     } else {
-        project<N>(R, work, work + n * n, n, small);
+        birkhoff<N>(R, work, work + n * n, n, small);
     }
 }
 template <int N, class V>
-[[gnu::noinline]] void project_backward_block(const V* T, V* G, V* D, V* work, int n) {
+[[gnu::noinline]] void birkhoff_backward_block(const V* T, V* G, V* D, V* work, int n) {
     if constexpr (N > 0) {
         V w[N * N];
-        project_backward<N>(T, G, D, w, n);
+        birkhoff_backward<N>(T, G, D, w, n);
     } else if (n == 1) {
         D[0] = T[0] * V(0);
     } else {
-        project_backward<N>(T, G, D, work, n);
+        birkhoff_backward<N>(T, G, D, work, n);
     }
 }
 template <int N, bool added, class V>
@@ -69,20 +69,6 @@ template <int N, class V>
     sinkhorn_clamped_backward<N>(R, G, history, n, rounds, rule);
 }
 
-// The block's matrices: on the stack when n is a constant
-template <int N, class V>
-struct Block {
-    V x[N * N];
-    explicit Block(int) {}
-    operator V*() { return x; }
-};
-template <class V>
-struct Block<0, V> {
-    Scratch<V> x;
-    explicit Block(int n) : x(n * n) {}
-    operator V*() { return x.p; }
-};
-
 // Results = f(inputs), block by block: f(x) or f(x, y) changes its last argument into the result, or says where it is.
 template <int N, class V, class Memory, class Function>
 SM_FN void for_each_block(Matrices m, const Memory* first, const Memory* second, Memory* out, int64_t begin, int64_t end, Function f) {
@@ -90,7 +76,7 @@ SM_FN void for_each_block(Matrices m, const Memory* first, const Memory* second,
     const FlushSubnormals flush;
     const int entries = size<N>(m.n) * size<N>(m.n);
     const bool past_caches = m.large && rows_are_aligned<typename LanesOf<V>::Single, Memory>(out, entries);
-    Block<N, V> x(m.n), y(second ? m.n : 0);
+    Array<N * N, V> x(entries), y(second ? entries : 0);
     for (int64_t b = begin; b < end; b += lanes<V>) {
         const int count = int(end - b < lanes<V> ? end - b : lanes<V>);
         const int64_t at = b * entries, next = at + lanes<V> * entries;
@@ -109,17 +95,17 @@ SM_FN void for_each_block(Matrices m, const Memory* first, const Memory* second,
 }
 
 template <int N, class V, class Memory>
-void project_range(Matrices m, const Memory* logits, Memory* T, int64_t begin, int64_t end, double tol) {
+void birkhoff_range(Matrices m, const Memory* logits, Memory* T, int64_t begin, int64_t end, double tol) {
     const auto small = last_step<Scalar<V>>(tol, m.n);
     Scratch<V> work(N ? 0 : 2 * m.n * m.n);
-    for_each_block<N, V, Memory>(m, logits, nullptr, T, begin, end, [&](V* x, V*) { project_block<N>(x, work.p, m.n, small); });
+    for_each_block<N, V, Memory>(m, logits, nullptr, T, begin, end, [&](V* x, V*) { birkhoff_block<N>(x, work.p, m.n, small); });
 }
 template <int N, class V, class Memory>
-void project_backward_range(Matrices m, const Memory* grad, const Memory* T, Memory* out, int64_t begin, int64_t end) {
+void birkhoff_backward_range(Matrices m, const Memory* grad, const Memory* T, Memory* out, int64_t begin, int64_t end) {
     Scratch<V> work(N ? 0 : m.n * m.n);
-    Block<N, V> D(m.n);
+    Array<N * N, V> D(m.n * m.n);
     for_each_block<N, V>(m, T, grad, out, begin, end, [&](V* x, V* G) {
-        project_backward_block<N>(x, G, (V*)D, work.p, m.n);
+        birkhoff_backward_block<N>(x, G, (V*)D, work.p, m.n);
         return (V*)D;
     });
 }
@@ -161,12 +147,12 @@ SM_FN void for_number(Constants constants, Matrices m, Function f) {
 using ProjectionSizes = Sizes<SM_PROJECTION_SIZES>;
 using SinkhornSizes = Sizes<SM_SINKHORN_SIZES>;
 
-inline void project_any(Matrices m, const void* logits, void* T, int64_t begin, int64_t end, double tol) {
-    for_number(ProjectionSizes(), m, [&]<int N, class V, class Memory>() { project_range<N, V>(m, (const Memory*)logits, (Memory*)T, begin, end, tol); });
+inline void birkhoff_any(Matrices m, const void* logits, void* T, int64_t begin, int64_t end, double tol) {
+    for_number(ProjectionSizes(), m, [&]<int N, class V, class Memory>() { birkhoff_range<N, V>(m, (const Memory*)logits, (Memory*)T, begin, end, tol); });
 }
-inline void project_backward_any(Matrices m, const void* grad, const void* T, void* out, int64_t begin, int64_t end) {
+inline void birkhoff_backward_any(Matrices m, const void* grad, const void* T, void* out, int64_t begin, int64_t end) {
     for_number(ProjectionSizes(), m, [&]<int N, class V, class Memory>() {
-        project_backward_range<N, V>(m, (const Memory*)grad, (const Memory*)T, (Memory*)out, begin, end);
+        birkhoff_backward_range<N, V>(m, (const Memory*)grad, (const Memory*)T, (Memory*)out, begin, end);
     });
 }
 inline void sinkhorn_any(Matrices m, const void* logits, void* M, int64_t begin, int64_t end, int rounds, const SinkhornRule& rule) {

@@ -2,7 +2,7 @@
 // the write of the site before, the coefficients, the read. The backward goes the other way.
 #pragma once
 
-#include "coefficients.h"
+#include "streams/coefficients.h"
 #include "kernels.h"
 
 namespace streammix::SM_ISA {
@@ -88,15 +88,15 @@ void site_read_block(Streams s, const Generated<V>& gen, Read r, int64_t begin, 
     const F eps(gen.g.norm_eps);
     if (gen.panel)
         for_tiles<panel_tokens>(begin, end, [&]<int tokens>(int64_t t) {
-            project_tokens<tokens, V>(x + t * width, gen.panel, rows, width, eps, P + t * rows, inverse_rms + t, sums);
+            multiply_phi_tile<tokens, V>(x + t * width, gen.panel, rows, width, eps, P + t * rows, inverse_rms + t, sums);
         });
     else
-        for (int64_t t = begin; t < end; ++t) project_token<V>(x + t * width, gen.weight, rows, width, eps, P + t * rows, inverse_rms + t, numbers);
+        for (int64_t t = begin; t < end; ++t) multiply_phi<V>(x + t * width, gen.weight, rows, width, eps, P + t * rows, inverse_rms + t, numbers);
     if (!r.u) return;
     F* logits = numbers;
     for (int64_t t = begin; t < end; ++t) {
         gen.logits(P + t * rows, logits);
-        F pre[max_n];
+        F pre[largest_n];
         gen.read_weights(logits, pre);
         read_token<N, Columns<V, M>>(x + t * width, pre, (M*)r.u + t * s.C, n, s.C);
         gen.write_weights(logits + n, (F*)r.post + t * n);
@@ -140,7 +140,7 @@ template <class F>
 struct BlockGradients {
     F* q;       // rows a token
     F* logits;  // rows
-    F a[block_tokens], pre[block_tokens * max_n];
+    F a[block_tokens], pre[block_tokens * largest_n];
 };
 
 // dlogits of token t, and from them its q and a; scale and bias add up.
@@ -193,7 +193,7 @@ void site_read_backward_block(Streams s, const Generated<V>& gen, ReadBackward r
                                kept.q,            kept.a,                          kept.pre,
                                int(end - begin),  gen.rows,                        s.n,
                                s.C};
-    project_backward_block<V, M>(in, gen.blocks, (Scalar<V>*)r.dweight, dx);
+    phi_gradients<V, M>(in, gen.blocks, (Scalar<V>*)r.dweight, dx);
 }
 
 template <int N, class V, class M>

@@ -7,9 +7,9 @@
 //     columns:  M'_ij = M_ij / (s_j + eps)   =>   A_ij -= M'_ij sum_i A_ij         (rows alike)
 #pragma once
 
-#include "number.h"
-#include "size.h"
-#include "recipes.h"
+#include "simd/number.h"
+#include "simd/size.h"
+#include "matrices/sinkhorn_rule.h"
 
 namespace streammix::SM_ISA {
 

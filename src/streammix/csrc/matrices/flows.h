@@ -7,7 +7,7 @@
 // x keeps its digits however close the graph is to falling apart.
 #pragma once
 
-#include "size.h"
+#include "simd/size.h"
 
 namespace streammix::SM_ISA {
 
