@@ -1,5 +1,6 @@
 # make demo   train and compare small models, write the report
-# make test   lint, types and the test suite, all but the sanitizers; layers once more with annotations executed
+# make test   lint, types, the documentation and the test suite, all but the sanitizers; layers once more with annotations executed
+# make docs   the documentation as a site, in site/; warnings are errors
 # make sanitize  the C++ under AddressSanitizer and UBSan; SANITIZE=long for every instruction set and a longer corpus
 # make bench  accuracy, digits and run time of the projection, time and memory of a site; renews the figures and pictures in docs
 # make wheel  one wheel for all Pythons and torches, in dist/
@@ -16,7 +17,7 @@ TYPED = $(BIN)/python -m pytest --numprocesses auto --jaxtyping-packages=streamm
 	tests/layers tests/manifolds tests/diagnostics tests/test_functional.py tests/test_recipes.py
 NATIVE := setup.py $(shell find src/streammix/csrc -name "*.h" -o -name "*.cpp")
 
-.PHONY: demo test lint sanitize bench wheel clean
+.PHONY: demo test lint docs sanitize bench wheel clean
 .DEFAULT_GOAL := demo
 
 $(PACKAGES): requirements-dev.txt
@@ -37,7 +38,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+test: lint docs
 	$(BIN)/python -m pytest --numprocesses auto --ignore tests/csrc
 	$(TYPED)
 
@@ -53,4 +57,4 @@ wheel: $(PACKAGES)
 	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info src/streammix/_C*.so
+	rm -rf $(VENV) build dist site src/*.egg-info src/streammix/_C*.so
