@@ -3,6 +3,7 @@
 # make docs   the documentation as a site, in site/; warnings are errors
 # make sanitize  the C++ under AddressSanitizer and UBSan; SANITIZE=long for every instruction set and a longer corpus
 # make bench  accuracy, digits and run time of the projection, time and memory of a site; renews the figures and pictures in docs
+# make test-torch VERSION=2.10.0  the suite on another torch
 # make wheel  one wheel for all Pythons and torches, in dist/
 # All create .venv first; a second run finds it ready.
 PYTHON ?= python3
@@ -17,7 +18,7 @@ TYPED = $(BIN)/python -m pytest --numprocesses auto --jaxtyping-packages=streamm
 	tests/layers tests/manifolds tests/diagnostics tests/test_functional.py tests/test_recipes.py
 NATIVE := setup.py $(shell find src/streammix/csrc -name "*.h" -o -name "*.cpp")
 
-.PHONY: demo test lint docs sanitize bench wheel clean
+.PHONY: demo test lint docs test-torch sanitize bench wheel clean
 .DEFAULT_GOAL := demo
 
 $(PACKAGES): requirements-dev.txt
@@ -45,6 +46,14 @@ test: lint docs
 	$(BIN)/python -m pytest --numprocesses auto --ignore tests/csrc
 	$(TYPED)
 
+# In an environment of its own, with the library that is built here: one binary serves every torch since 2.10.
+test-torch: $(READY)
+	$(PYTHON) -m venv .venv-torch-$(VERSION)
+	grep -v "^torch==" requirements-dev.txt > .venv-torch-$(VERSION)/requirements.txt
+	.venv-torch-$(VERSION)/bin/python -m pip install --quiet torch==$(VERSION) -r .venv-torch-$(VERSION)/requirements.txt
+	.venv-torch-$(VERSION)/bin/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	.venv-torch-$(VERSION)/bin/python -m pytest --numprocesses auto --ignore tests/csrc
+
 sanitize: $(READY)
 	STREAMMIX_SANITIZE=$(SANITIZE) $(BIN)/python -m pytest tests/csrc
 
@@ -57,4 +66,4 @@ wheel: $(PACKAGES)
 	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) build dist site src/*.egg-info src/streammix/_C*.so
+	rm -rf $(VENV) .venv-torch-* build dist site src/*.egg-info src/streammix/_C*.so
