@@ -12,6 +12,7 @@ from streammix import diagnostics, recipes
 from streammix.lab import text
 from streammix.lab.config import RESIDUAL, Config
 from streammix.lab.machine import cpu_threads
+from streammix.lab.model import GPT
 from streammix.lab.training.checkpoint import load_model
 from streammix.layers.connections import CLASSES
 
@@ -39,6 +40,8 @@ class Maps:
     tokens: int
     sites: list[SiteMaps]
     gains: diagnostics.GainsByDepth
+    started: list[Float[Tensor, "n n"]] | None = None
+    """H_res of every site where the recipe starts it, averaged over the tokens; None where that was not measured."""
 
 
 def measure_checkpoint(path: Path) -> tuple[Config, Maps | None]:
@@ -54,7 +57,9 @@ def measure_checkpoint(path: Path) -> tuple[Config, Maps | None]:
     text.require_length(corpus, config.context)
     # One batch, spread over all of the held-out text.
     tokens, _ = next(text.val_batches(corpus, dataclasses.replace(config, eval_batches=1)))
-    return config, measure_model(model, tokens)
+    maps = measure_model(model, tokens)
+    maps.started = mixes(GPT(config).eval(), tokens)
+    return config, maps
 
 
 def unmapped(recipe: str) -> str:
@@ -80,6 +85,13 @@ def measure_model(model: nn.Module, tokens: Int64[Tensor, "batch time"]) -> Maps
             ],
             gains=diagnostics.gains_by_depth([site.res for site in sites]),
         )
+
+
+def mixes(model: nn.Module, tokens: Int64[Tensor, "batch time"]) -> list[Float[Tensor, "n n"]]:
+    """H_res of every site, averaged over the tokens."""
+    with torch.no_grad(), cpu_threads(1), diagnostics.trace(model) as trace:
+        model(tokens)
+    return [site.res.mean(0) for site in trace.sites()]
 
 
 def measure_site(label: str, site: diagnostics.Site) -> SiteMaps:

@@ -14,7 +14,7 @@ from streammix.lab.report.about import describe
 from streammix.lab.report.comparison import Comparison, Run
 from streammix.lab.report.style import OTHERS, PAGE, RECIPES, Palette
 from streammix.lab.report.table import headline, ties, verdict
-from streammix.lab.report.tiles import short, tile
+from streammix.lab.report.tiles import cell, moved, short, tile
 
 
 def run(name: str, losses: dict[int, float], *, finished: bool = True, **summary: Any) -> Run:
@@ -92,8 +92,8 @@ def test_unequal_steps_are_not_subtracted():
 def test_speed_is_relative_to_the_residual_and_memory_in_mib():
     residual = run("residual", {10: 2.0}, tokens_per_s=8000.0, peak_memory_bytes=300 * 2**20)
     html = headline(comparison(residual, run("hc", {10: 2.0}, tokens_per_s=6000.0)), Palette(["residual", "hc"]))
-    for cell in ("8,000", "1.00×", "6,000", "0.75×", "300"):
-        assert f"<td>{cell}</td>" in html
+    for words in ("8,000", "1.00×", "6,000", "0.75×", "300"):
+        assert f"<td>{words}</td>" in html
 
 
 # --- tiles ------------------------------------------------------------------------------------------------------
@@ -115,6 +115,22 @@ def test_a_tile_lays_out_rows_as_what_a_stream_receives():
     assert html.count('class="neg') == 1
     numbers = [part.split("<")[0] for part in html.split('">') if "</i>" in part and part[0] in ".0123456789−"]
     assert numbers == [".50", ".50", ".75", ".25", "1.0", "−.50", "1.5", "1.0"]
+
+
+def test_small_numbers_show_on_the_log_scale():
+    shown = cell(3e-4, 1e-5, 1.0, "x")
+    assert 'data-log="-4"' in shown
+    assert "x: 3.0e-04 ± 1e-05 over tokens" in shown
+    assert "--l:0.30;" in shown
+    assert 'data-log=""' in cell(0.0, 0.0, 1.0, "x")
+    assert 'data-log=""' in cell(float("nan"), 0.0, 1.0, "x")
+
+
+def test_the_page_says_how_far_training_moved_the_matrices():
+    one = maps([torch.tensor([[[0.75, 0.25], [-0.5, 1.5]]])])
+    assert moved(one) == ""
+    one.started = [torch.eye(2)]
+    assert "0 on average where the recipe starts it, 0.38 after training" in moved(one)
 
 
 # --- plots ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from streammix.lab.report.comparison import Comparison, read_comparison
 from streammix.lab.report.page import Plot, Section, page
 from streammix.lab.report.style import Palette
 from streammix.lab.report.table import headline, verdict
-from streammix.lab.report.tiles import tiles
+from streammix.lab.report.tiles import modes, tiles
 
 NAME = "report.html"
 
@@ -141,7 +141,7 @@ def map_sections(maps: dict[str, Maps], palette: Palette) -> list[Section]:
         '<p class="quiet">Each grid is one site, averaged over tokens. Top row: how much the site reads from '
         "each stream. Square: H<sub>res</sub>, whose row i is what stream i keeps and takes from the others. "
         "Right column: how much is written to each stream. Blue is positive, orange negative; hover for "
-        "exact values.</p>"
+        "exact values. On the log scale a cell shows the power of ten.</p>" + modes()
     )
     learned = Section(
         "What the maps became", html=legend + "".join(tiles(name, one, palette) for name, one in maps.items())

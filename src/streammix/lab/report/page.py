@@ -47,7 +47,8 @@ def page(title: str, intro: str, sections: Sequence[Section], footer: str, palet
         for plot in section.plots:
             plots.append(
                 f"<figure><figcaption><h3>{escape(plot.title)}</h3><p>{escape(plot.sentence)}</p></figcaption>"
-                f'<div class="plot" data-plot="{len(figures)}"></div></figure>'
+                f'<div class="plot" data-plot="{len(figures)}"></div>'
+                f'<button type="button" class="save" data-csv="{len(figures)}">save as CSV</button></figure>'
             )
             figures.append(json.loads(plot.figure.to_json()))
         grid = f'<div class="plots{" thirds" * section.thirds}">{"".join(plots)}</div>' if plots else ""

@@ -1,11 +1,17 @@
 """Learned maps as small grids of numbers: read weights on top, H_res below, write weights at the right."""
 
+import math
+from collections.abc import Sequence
 from html import escape
+
+import torch
+from torch import Tensor
 
 from streammix.lab.maps import Maps, SiteMaps
 from streammix.lab.report.page import dot
 from streammix.lab.report.style import Palette
 
+LOG_DECADES = 5  # below the largest, from full colour to none on the log scale
 DENSE = 8  # with more streams than this the cells have no room for digits
 
 
@@ -13,7 +19,35 @@ def tiles(name: str, maps: Maps, palette: Palette) -> str:
     """All sites of one recipe, in a row that wraps."""
     row = "".join(tile(site, maps.streams) for site in maps.sites)
     heading = f"<h3>{dot(palette, name)}{escape(name)}</h3>"
-    return f'<div class="maps" data-of="{escape(name)}">{heading}<div>{row}</div></div>'
+    return f'<div class="maps" data-of="{escape(name)}">{heading}{moved(maps)}<div>{row}</div></div>'
+
+
+def moved(maps: Maps) -> str:
+    """How far training has moved H_res from where its recipe starts it."""
+    if maps.started is None:
+        return ""
+    before, after = (off_diagonal(sites) for sites in (maps.started, [site.mix for site in maps.sites]))
+    return (
+        f'<p class="quiet">Off the diagonal of H<sub>res</sub>, all streams and sites: {before:.2g} on average where'
+        f" the recipe starts it, {after:.2g} after training.</p>"
+    )
+
+
+def off_diagonal(mixes: Sequence[Tensor]) -> float:
+    """Mean of |H_res[i, j]| over i, j of which i is not j, and over the sites."""
+    n = mixes[0].shape[-1]
+    apart = [mix.abs()[~torch.eye(n, dtype=torch.bool)] for mix in mixes]
+    return torch.cat(apart).mean().item() if n > 1 else 0.0
+
+
+def modes() -> str:
+    """Buttons that choose what the cells show."""
+    names = {"value": "value", "log": "log scale", "spread": "spread over tokens"}
+    buttons = [
+        f'<button type="button" data-show="{mode}" aria-pressed="{str(mode == "value").lower()}">{text}</button>'
+        for mode, text in names.items()
+    ]
+    return f'<div class="modes">{"".join(buttons)}</div>'
 
 
 def tile(site: SiteMaps, streams: int) -> str:
@@ -46,8 +80,16 @@ def cell(value: float, spread: float, most: float, meaning: str) -> str:
     share = abs(value) / most
     sign = "neg" if value < 0 else "pos"
     strong = " strong" if share > 0.55 else ""
-    title = f"{meaning}: {value:.4f} ± {spread:.2g} over tokens"
-    return f'<i class="{sign}{strong}" style="--a:{share:.2f}" title="{title}">{short(value)}</i>'
+    exact = f"{value:.4f}" if abs(value) >= 1e-3 or not value else f"{value:.1e}"
+    title = f"{meaning}: {exact} ± {spread:.2g} over tokens"
+    exponent, logarithm = "", 0.0
+    if math.isfinite(value) and value:
+        exponent = str(math.floor(math.log10(abs(value))))
+        logarithm = min(1.0, max(0.0, 1 + math.log10(abs(value)) / LOG_DECADES))
+    wide = min(1.0, 4 * spread / most)  # spreads are smaller than what they are of
+    style = f"--a:{share:.2f};--l:{logarithm:.2f};--s:{wide:.2f}"
+    marks = f'data-log="{exponent}" data-spread="{short(spread)}"'
+    return f'<i class="{sign}{strong}" style="{style}" {marks} title="{title}">{short(value)}</i>'
 
 
 def short(value: float) -> str:
