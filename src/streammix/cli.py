@@ -67,7 +67,7 @@ def compare(
     out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs/compare"),
     recipes: Annotated[
         str, typer.Option("--recipes", "--recipe", help="What to compare, by commas: residual, recipes' names, or all.")
-    ] = "residual,hc,mhc,mhc-sinkhorn,ihc",
+    ] = "residual,hc,mhc,mhc-sinkhorn,ohc",
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete the runs there and train again.")] = False,
 ) -> None:
     """Train several recipes on the same text, seed and budget, and report.

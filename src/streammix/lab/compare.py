@@ -19,7 +19,7 @@ from streammix.lab.files import clear_scratch, discard_folder, locked, read_json
 from streammix.lab.text.bigram import bigram_loss
 from streammix.lab.training.train import PARENT
 
-DEFAULT = (RESIDUAL, "hc", "mhc", "mhc-sinkhorn", "ihc")
+DEFAULT = (RESIDUAL, "hc", "mhc", "mhc-sinkhorn", "ohc")
 NAME = "compare.json"
 
 

@@ -31,7 +31,8 @@ function draw() {
     const traces = data.map((trace) => ({ ...trace, visible: !hidden.has(trace.legendgroup) }));
     const shown = traces.filter((trace) => trace.visible);
     // A drag must scroll the page on a touch screen; with a mouse it zooms, a double click zooms back.
-    const fitted = { ...layout, autosize: true, dragmode: touch ? false : "zoom" };
+    const modebar = { bgcolor: "rgba(0,0,0,0)" };
+    const fitted = { ...layout, autosize: true, modebar, dragmode: touch ? false : "zoom" };
     if (hidden.size && shown.length) fitted.yaxis = { ...layout.yaxis, range: fittedRange(shown, layout), autorange: false };
     const name = element.closest("figure").querySelector("h3").textContent;
     Plotly.react(element, traces, fitted, {

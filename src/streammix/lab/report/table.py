@@ -11,7 +11,7 @@ from streammix.lab.report.style import Palette
 ABSENT = "–"
 TIE = 0.0005  # nats per byte; less cannot be seen in a plot
 HEADINGS = (
-    ("Connection", ""),
+    ("Recipe", ""),
     ("Validation loss", "nats per byte"),
     ("vs residual", "nats per byte"),
     ("Parameters", ""),
