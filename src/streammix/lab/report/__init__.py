@@ -142,9 +142,9 @@ def map_sections(maps: dict[str, Maps], palette: Palette) -> list[Section]:
         "each stream. Square: H<sub>res</sub>, whose row i is what stream i keeps and takes from the others. "
         "Right column: how much is written to each stream. Blue is positive, orange negative; hover for "
         "exact values. On the log scale a cell shows the power of ten. "
-        "Where H<sub>res</sub> starts decides how fast it learns: mhc and its kin start at 0.999 on the diagonal, where the "
-        "gradient is damped by about 3000; hc and ohc start at the identity with the whole gradient, and move at once.</p>"
-        + modes()
+        "Where H<sub>res</sub> starts decides how fast it learns: mhc and its kin start at 0.999 on the diagonal, "
+        "where the gradient is damped by about 3000; hc and ohc start at the identity with the whole gradient, and "
+        "move at once.</p>" + modes()
     )
     learned = Section(
         "What the maps became", html=legend + "".join(tiles(name, one, palette) for name, one in maps.items())
