@@ -25,7 +25,7 @@ assert native.available, native.reason
 T = sm.birkhoff(10 * torch.randn(100, 4, 4, requires_grad=True))
 T.sum().backward()
 assert (T.sum(-2) - 1).abs().max() < 1e-6
-assert (here / "py.typed").exists() and (here / "lab" / "report" / "page.html").exists()
+assert (here / "py.typed").exists() and (here / "lab" / "report" / "page.html.j2").exists()
 print("works")
 """
 

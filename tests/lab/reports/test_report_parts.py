@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from jinja2 import UndefinedError
 
 from streammix import diagnostics
+from streammix.lab import report
 from streammix.lab.maps import Maps, SiteMaps
 from streammix.lab.report import plots_sites, plots_training
 from streammix.lab.report.about import describe
 from streammix.lab.report.comparison import Comparison, Run
+from streammix.lab.report.page import environment
 from streammix.lab.report.style import OTHERS, PAGE, RECIPES, Palette
 from streammix.lab.report.table import headline, ties, verdict
 from streammix.lab.report.tiles import cell, moved, short, tile
@@ -22,6 +25,11 @@ def run(name: str, losses: dict[int, float], *, finished: bool = True, **summary
     last = max(losses)
     complete = {"val_loss": losses[last], "steps": last, **summary} if finished else {}
     return Run(name, Path(name), summary=complete, val=val)
+
+
+def html(template: str, macro: str, value: Any) -> str:
+    """What a macro makes of a value."""
+    return str(getattr(environment().get_template(template).module, macro)(value))
 
 
 def comparison(*runs: Run, bigram: float | None = 2.5) -> Comparison:
@@ -83,17 +91,19 @@ def test_the_verdict_counts_finished_runs_only():
 
 def test_unequal_steps_are_not_subtracted():
     palette = Palette(["residual", "hc"])
-    html = headline(comparison(run("residual", {10: 2.0}), run("hc", {5: 1.25}, finished=False)), palette)
-    assert "1.2500" in html
-    assert "0.7500" not in html
-    assert "stopped at step 5" in html
+    table = headline(comparison(run("residual", {10: 2.0}), run("hc", {5: 1.25}, finished=False)), palette)
+    shown = html("table.html.j2", "results", table)
+    assert "1.2500" in shown
+    assert "0.7500" not in shown
+    assert "stopped at step 5" in shown
 
 
 def test_speed_is_relative_to_the_residual_and_memory_in_mib():
     residual = run("residual", {10: 2.0}, tokens_per_s=8000.0, peak_memory_bytes=300 * 2**20)
-    html = headline(comparison(residual, run("hc", {10: 2.0}, tokens_per_s=6000.0)), Palette(["residual", "hc"]))
+    table = headline(comparison(residual, run("hc", {10: 2.0}, tokens_per_s=6000.0)), Palette(["residual", "hc"]))
+    shown = html("table.html.j2", "results", table)
     for words in ("8,000", "1.00×", "6,000", "0.75×", "300"):
-        assert f"<td>{words}</td>" in html
+        assert f"<td>{words}</td>" in shown
 
 
 # --- tiles ------------------------------------------------------------------------------------------------------
@@ -109,28 +119,39 @@ def test_short_numbers(value, shown):
 
 def test_a_tile_lays_out_rows_as_what_a_stream_receives():
     mix = torch.tensor([[[0.75, 0.25], [-0.5, 1.5]]])
-    html = tile(maps([mix]).sites[0], 2)
-    assert "stream 2 into stream 1: 0.2500" in html
-    assert "stream 1 into stream 2: -0.5000" in html
-    assert html.count('class="neg') == 1
-    numbers = [part.split("<")[0] for part in html.split('">') if "</i>" in part and part[0] in ".0123456789−"]
+    shown = html("tiles.html.j2", "tile", tile(maps([mix]).sites[0], 2))
+    assert "stream 2 into stream 1: 0.2500" in shown
+    assert "stream 1 into stream 2: -0.5000" in shown
+    assert shown.count('class="neg') == 1
+    numbers = [part.split("<")[0] for part in shown.split('">') if "</i>" in part and part[0] in ".0123456789−"]
     assert numbers == [".50", ".50", ".75", ".25", "1.0", "−.50", "1.5", "1.0"]
 
 
 def test_small_numbers_show_on_the_log_scale():
-    shown = cell(3e-4, 1e-5, 1.0, "x")
+    shown = html("tiles.html.j2", "cell", cell(3e-4, 1e-5, 1.0, "x"))
     assert 'data-log="-4"' in shown
     assert "x: 3.0e-04 ± 1e-05 over tokens" in shown
     assert "--l:0.30;" in shown
-    assert 'data-log=""' in cell(0.0, 0.0, 1.0, "x")
-    assert 'data-log=""' in cell(float("nan"), 0.0, 1.0, "x")
+    assert 'data-log=""' in html("tiles.html.j2", "cell", cell(0.0, 0.0, 1.0, "x"))
+    assert cell(float("nan"), 0.0, 1.0, "x").exponent == ""
 
 
 def test_the_page_says_how_far_training_moved_the_matrices():
     one = maps([torch.tensor([[[0.75, 0.25], [-0.5, 1.5]]])])
-    assert moved(one) == ""
+    assert html("tiles.html.j2", "moved", moved(one)) == ""
     one.started = [torch.eye(2)]
-    assert "0 on average where the recipe starts it, 0.38 after training" in moved(one)
+    said = " ".join(html("tiles.html.j2", "moved", moved(one)).split())
+    assert "0 on average where the recipe starts it, 0.38 after training" in said
+
+
+@pytest.mark.parametrize("name", environment().list_templates(["j2"]))
+def test_a_template_escapes_what_it_shows_and_asks_for_what_it_lacks(name):
+    """`safe` would let a name through; only Plotly's own script may have it."""
+    source = Path(report.__file__).with_name(name).read_text()
+    assert source.count("safe") == (name == "page.html.j2")
+    assert environment().autoescape is True
+    with pytest.raises(UndefinedError):
+        environment().from_string("{{ missing }}").render()
 
 
 # --- plots ------------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """The report: one HTML page that says how a comparison's recipes trained and what they learned."""
 
-from html import escape
 from pathlib import Path
 
 from streammix.lab.files import replace_file
@@ -11,7 +10,7 @@ from streammix.lab.report.comparison import Comparison, read_comparison
 from streammix.lab.report.page import Plot, Section, page
 from streammix.lab.report.style import Palette
 from streammix.lab.report.table import headline, verdict
-from streammix.lab.report.tiles import modes, tiles
+from streammix.lab.report.tiles import tiles
 
 NAME = "report.html"
 
@@ -28,23 +27,29 @@ def write_report(compare_dir: Path) -> Path:
     comparison = read_comparison(compare_dir)
     palette = Palette(run.name for run in comparison.runs)
     maps = {run.name: run.maps for run in comparison.runs if run.maps is not None}
-    intro = f'<p class="lead">{escape(verdict(comparison))}</p>{notes(comparison)}{headline(comparison, palette)}'
-    sections = [training(comparison, palette)]
-    if maps:
-        sections += map_sections(maps, palette)
-    text = page("Hyper-connections compared", intro, sections, about(comparison), palette)
+    text = page(
+        "report.html.j2",
+        "Hyper-connections compared",
+        [training(comparison, palette), *(map_sections(maps, palette) if maps else [])],
+        palette,
+        lead=verdict(comparison),
+        notes=notes(comparison),
+        headline=headline(comparison, palette),
+        maps=[tiles(name, one, palette) for name, one in maps.items()],
+        about=about(comparison),
+    )
     path = Path(compare_dir) / NAME
     replace_file(path, text.encode())
     return path
 
 
-def notes(comparison: Comparison) -> str:
+def notes(comparison: Comparison) -> list[str]:
     """What is unfinished or could not be read."""
     said = [*comparison.notes]
     for run in comparison.runs:
         said += [f"{run.name}: {run.state}"] if run.state else []
         said += [f"{run.name}: {note}" for note in run.notes]
-    return "".join(f'<p class="note">{escape(note)}</p>' for note in said)
+    return said
 
 
 def training(comparison: Comparison, palette: Palette) -> Section:
@@ -83,9 +88,9 @@ def training(comparison: Comparison, palette: Palette) -> Section:
 
 
 def map_sections(maps: dict[str, Maps], palette: Palette) -> list[Section]:
-    """Gains, exactness, stream use and the learned maps themselves, on held-out text."""
+    """Gains, exactness and stream use, on held-out text."""
     tokens = max(one.tokens for one in maps.values())
-    measured = f'<p class="quiet">Measured on {tokens:,} bytes of held-out text, with each run\'s last weights.</p>'
+    measured = f"Measured on {tokens:,} bytes of held-out text, with each run's last weights."
     stability = Section(
         "How stable the streams are",
         [
@@ -114,7 +119,7 @@ def map_sections(maps: dict[str, Maps], palette: Palette) -> list[Section]:
                 plots_sites.marginal_error(maps, palette),
             ),
         ],
-        html=measured,
+        text=measured,
     )
     use = Section(
         "How the streams are used",
@@ -137,16 +142,4 @@ def map_sections(maps: dict[str, Maps], palette: Palette) -> list[Section]:
         ],
         thirds=True,
     )
-    legend = (
-        '<p class="quiet">Each grid is one site, averaged over tokens. Top row: how much the site reads from '
-        "each stream. Square: H<sub>res</sub>, whose row i is what stream i keeps and takes from the others. "
-        "Right column: how much is written to each stream. Blue is positive, orange negative; hover for "
-        "exact values. On the log scale a cell shows the power of ten. "
-        "Where H<sub>res</sub> starts decides how fast it learns: mhc and its kin start at 0.999 on the diagonal, "
-        "where the gradient is damped by about 3000; hc and ohc start at the identity with the whole gradient, and "
-        "move at once.</p>" + modes()
-    )
-    learned = Section(
-        "What the maps became", html=legend + "".join(tiles(name, one, palette) for name, one in maps.items())
-    )
-    return [stability, use, learned]
+    return [stability, use]

@@ -5,7 +5,6 @@ import os
 import platform
 import shlex
 from datetime import datetime
-from html import escape
 from typing import Any
 
 import torch
@@ -14,15 +13,14 @@ import streammix
 from streammix.lab.config import Config, option
 from streammix.lab.machine import processor
 from streammix.lab.report.comparison import Comparison
-from streammix.lab.report.page import definitions
 
 
-def about(comparison: Comparison) -> str:
-    """The footer as HTML."""
+def about(comparison: Comparison) -> dict[str, str]:
+    """The footer's lines."""
     config = next((run.config for run in comparison.runs if run.config), None)
     rows = {}
     if config:
-        rows["Command"] = f"<code>{escape(command(comparison, config))}</code>"
+        rows["Command"] = command(comparison, config)
         streams = config.streams or "each recipe's own number of"
         rows["Model"] = (
             f"byte-level GPT, {config.layers} blocks of width {config.dim} with {config.heads} heads, "
@@ -34,13 +32,13 @@ def about(comparison: Comparison) -> str:
             f"{precision}, seed {config.seed}"
         )
     if comparison.data:
-        rows["Data"] = escape(describe(comparison.data))
-    rows["Machine"] = escape(machine(config))
-    rows["Versions"] = escape(
+        rows["Data"] = describe(comparison.data)
+    rows["Machine"] = machine(config)
+    rows["Versions"] = (
         f"streammix {streammix.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
     )
     rows["Written"] = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    return "<h2>What was run</h2>" + definitions(rows)
+    return rows
 
 
 def command(comparison: Comparison, config: Config) -> str:

@@ -13,6 +13,11 @@ PAGE = {
     "grid": ("#e3e7ec", "#2a3038"),
     "panel": ("#f5f7f9", "#1c2026"),
 }
+MAPS = {  # of the cells of learned maps: red, green, blue, to be mixed with a cell's own opacity
+    "pos": ("10 99 181", "95 173 255"),
+    "neg": ("194 78 0", "255 143 82"),
+    "strong": ("#ffffff", "#0b0e12"),
+}
 RECIPES = {
     "residual": ("#6a737e", "#a9b3bf"),
     "hc": ("#c24e00", "#ff8f52"),

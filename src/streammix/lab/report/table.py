@@ -1,11 +1,11 @@
 """The report's headline: what came of each run in one table, and the result in a sentence."""
 
 import statistics
-from html import escape
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from streammix.lab.config import RESIDUAL
 from streammix.lab.report.comparison import Comparison, Run
-from streammix.lab.report.page import dot
 from streammix.lab.report.style import Palette
 
 ABSENT = "–"
@@ -21,6 +21,26 @@ HEADINGS = (
     ("Speed", "vs residual"),
     ("Peak memory", "MiB"),
 )
+
+
+@dataclass
+class Row:
+    """A recipe's cells, or a baseline's, which has no colour."""
+
+    name: str
+    cells: Sequence[str]
+    colour: int | None = None
+    """The recipe's place in the palette."""
+    state: str = ""
+    best: bool = False
+
+
+@dataclass
+class Table:
+    """Headings, each with its unit, and rows; the first heading is of the rows' names."""
+
+    heads: Sequence[tuple[str, str]]
+    rows: Sequence[Row]
 
 
 def verdict(comparison: Comparison) -> str:
@@ -59,23 +79,17 @@ def ties(losses: dict[str, float]) -> list[list[str]]:
     return [group for group in groups if len(group) > 1]
 
 
-def headline(comparison: Comparison, palette: Palette) -> str:
-    """The table as HTML; what a run did not measure is a dash."""
-    heads = "".join(f"<th>{text}<small>{unit}</small></th>" for text, unit in HEADINGS)
+def headline(comparison: Comparison, palette: Palette) -> Table:
+    """The table; what a run did not measure is a dash."""
     losses = [run.val_loss for run in comparison.runs if run.summary and run.val_loss is not None]
     base = comparison.find(RESIDUAL)
     rows = [row(run, base, palette, best=bool(losses) and run.val_loss == min(losses)) for run in comparison.runs]
     if comparison.bigram is not None:
-        empty = f"<td>{ABSENT}</td>"
-        rows.append(
-            f'<tr class="baseline"><td>bigram baseline</td><td>{comparison.bigram:.4f}</td>{empty}'
-            f"<td>{256 * 256:,}</td>{empty * 5}</tr>"
-        )
-    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    return f'<div class="scroll">{table}</div>'
+        rows.append(Row("bigram baseline", [f"{comparison.bigram:.4f}", ABSENT, f"{256 * 256:,}", *[ABSENT] * 5]))
+    return Table(HEADINGS, rows)
 
 
-def row(run: Run, base: Run | None, palette: Palette, *, best: bool) -> str:
+def row(run: Run, base: Run | None, palette: Palette, *, best: bool) -> Row:
     loss, base_loss = run.val_loss, base.val_loss if base else None
     comparable = run is not base and base is not None and run.step == base.step
     speed, base_speed = tokens_per_s(run), tokens_per_s(base) if base else None
@@ -91,10 +105,12 @@ def row(run: Run, base: Run | None, palette: Palette, *, best: bool) -> str:
         f"{speed / base_speed:.2f}×" if speed is not None and base_speed else ABSENT,
         f"{memory / 2**20:,.0f}" if memory else ABSENT,
     ]
-    state = f"<small>{escape(run.state)}</small>" if run.state else ""
-    name = f"{dot(palette, run.name)}{escape(run.name)}{state}"
-    values = "".join(f"<td>{cell.replace('-', '−')}</td>" for cell in cells)
-    return f'<tr class="{"best" * best}" data-of="{escape(run.name)}"><td>{name}</td>{values}</tr>'
+    return Row(run.name, [minus(cell) for cell in cells], palette.index(run.name), run.state, best)
+
+
+def minus(text: str) -> str:
+    """With a sign for minus that is as wide as plus."""
+    return text.replace("-", "−")
 
 
 def median_grad_norm(run: Run) -> float | None:

@@ -1,7 +1,6 @@
 """`streammix inspect`: one trained model's read, write and mix maps, in a terminal or on a page."""
 
 from collections.abc import Callable
-from html import escape
 from pathlib import Path
 
 from rich import box
@@ -17,7 +16,7 @@ from streammix.lab.maps import Maps, SiteMaps, measure_checkpoint, unmapped
 from streammix.lab.report import map_sections
 from streammix.lab.report.page import page
 from streammix.lab.report.style import Palette
-from streammix.lab.report.tiles import short
+from streammix.lab.report.tiles import short, tiles
 
 LEGEND = (
     "Row i of mix is what stream i keeps and takes from the others. reads, writes: effective streams, "
@@ -156,5 +155,14 @@ def model_page(config: Config, maps: Maps) -> str:
     """The report's sections about maps, for one model."""
     name = config.recipe
     palette = Palette([name])
-    intro = f'<p class="lead">{escape(name)}: a GPT with {len(maps.sites)} sites and {maps.streams} streams.</p>'
-    return page(f"What {name} learned", intro, map_sections({name: maps}, palette), "", palette)
+    lead = f"{name}: a GPT with {len(maps.sites)} sites and {maps.streams} streams."
+    return page(
+        "model.html.j2",
+        f"What {name} learned",
+        map_sections({name: maps}, palette),
+        palette,
+        lead=lead,
+        notes=[],
+        maps=[tiles(name, maps, palette)],
+        about={},
+    )
