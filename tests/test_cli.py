@@ -159,6 +159,21 @@ def test_compare_ends_with_a_table_and_the_report(
     assert (folder / "runs" / "c" / "hc" / "summary.json").exists()
 
 
+def test_sweep_ends_with_tables_and_the_page(
+    capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from streammix.lab import compare
+    from streammix.lab.training import train
+
+    here = lambda config, run: train.train(config, run, resume=True)  # noqa: E731 (no process of its own)
+    monkeypatch.setattr(compare, "run_in_own_process", here)
+    code, out, err = said(capsys, "sweep", "text.txt", "--recipes", "residual", "--seeds", "0,1", "--out", "s", *TINY)
+    assert (code, err) == (0, "")
+    *_, figures, page = out.splitlines()
+    assert figures == f"Figures: {Path('s/sweep.json')}, tables: {Path('s/sweep.md')}"
+    assert "</html>" in Path(page.removeprefix("Page: ")).read_text(encoding="utf-8")
+
+
 # --- the command itself, before torch is loaded -------------------------------------------------------------------
 
 

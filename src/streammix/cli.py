@@ -101,17 +101,20 @@ def sweep(
     """Train every recipe with several seeds and set mean and spread of the results in one table.
 
     A run that fails is named at the end and does not stop the others. The same command again continues what was
-    stopped, tries again what failed, and does not repeat what is finished. OUT/sweep.json holds every figure,
-    OUT/sweep.md the table.
+    stopped, tries again what failed, and does not repeat what is finished. OUT/sweep.html is a page of the table, of
+    curves with a band over seeds, and of every run; OUT/sweep.json holds every figure, OUT/sweep.md the table.
     """
     from streammix.lab import sweep as sweeping
+    from streammix.lab import sweep_tables
+    from streammix.lab.report import sweep_folder, sweep_page
 
     names, kinds = words(recipes, "--recipes"), words(precisions, "--precisions")
     numbers = words(seeds, "--seeds")
     with stoppable(f"the same command continues {out}" + " (without --fresh)" * fresh):
         result = sweeping.sweep(settings, names, numbers, kinds, out, fresh=fresh)
-    sweeping.print_tables(result)
-    tell(f"Figures: {out / sweeping.NAME}, as a page {out / sweeping.PAGE}")
+    sweep_tables.print_tables(result)
+    tell(f"Figures: {out / sweep_folder.NAME}, tables: {out / sweeping.MARKDOWN}")
+    tell(f"Page: {out / sweep_page.PAGE}")
     if result["failed"]:
         raise LabError("; ".join(f"{place}: {why}" for place, why in result["failed"].items()))
 

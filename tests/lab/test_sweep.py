@@ -10,7 +10,8 @@ import pytest
 from streammix.lab import compare as comparison
 from streammix.lab.config import Config, choices
 from streammix.lab.errors import LabError
-from streammix.lab.sweep import print_tables, sweep
+from streammix.lab.sweep import sweep
+from streammix.lab.sweep_tables import print_tables
 from streammix.lab.training.train import train
 
 NAMES = ["residual", "frac", "deepseek-v4.1"]

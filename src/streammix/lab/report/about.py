@@ -4,58 +4,94 @@ import dataclasses
 import os
 import platform
 import shlex
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
 import torch
 
 import streammix
-from streammix.lab.config import Config, option
+from streammix.lab.config import PRESETS, RESIDUAL, Config, option
 from streammix.lab.machine import processor
-from streammix.lab.report.comparison import Comparison
+from streammix.lab.report.comparison import Comparison, Run
+from streammix.lab.report.sweep_folder import Sweep
 
 
 def about(comparison: Comparison) -> dict[str, str]:
-    """The footer's lines."""
-    config = next((run.config for run in comparison.runs if run.config), None)
+    """The footer's lines for one comparison."""
+    config = settings(comparison.runs)
     rows = {}
     if config:
         rows["Command"] = command(comparison, config)
-        streams = config.streams or "each recipe's own number of"
-        rows["Model"] = (
+        rows |= training(config, "bfloat16 autocast" if config.bf16 else "float32", f"seed {config.seed}")
+    return rows | surroundings(comparison.data, config)
+
+
+def about_sweep(sweep: Sweep) -> dict[str, str]:
+    """The footer's lines for a sweep, whose runs differ in recipe, seed and precision alone."""
+    config = settings(sweep.runs())
+    rows = {}
+    if config:
+        rows["Command"] = sweep_command(sweep, config)
+        seeds = ", ".join(map(str, sweep.seeds))
+        rows |= training(config, " and ".join(sweep.precisions), f"seed{'s' * (len(sweep.seeds) > 1)} {seeds}")
+    data = next((one.data for one in sweep.comparisons.values() if one.data), {})
+    return rows | surroundings(data, config)
+
+
+def settings(runs: Iterable[Run]) -> Config | None:
+    """What the runs share; a plain residual's settings are the last choice, because they lack streams and manifold."""
+    configs = [run.config for run in runs if run.config]
+    return next((config for config in configs if config.recipe != RESIDUAL), configs[0] if configs else None)
+
+
+def training(config: Config, precision: str, seeds: str) -> dict[str, str]:
+    streams = config.streams or "each recipe's own number of"
+    return {
+        "Model": (
             f"byte-level GPT, {config.layers} blocks of width {config.dim} with {config.heads} heads, "
             f"{2 * config.layers} sites, {streams} streams, context {config.context} bytes"
-        )
-        precision = "bfloat16 autocast" if config.bf16 else "float32"
-        rows["Training"] = (
+        ),
+        "Training": (
             f"{config.steps:,} steps of {config.batch * config.context:,} bytes, AdamW at {config.lr:g}, "
-            f"{precision}, seed {config.seed}"
-        )
-    if comparison.data:
-        rows["Data"] = describe(comparison.data)
-    rows["Machine"] = machine(config)
-    rows["Versions"] = (
-        f"streammix {streammix.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
-    )
-    rows["Written"] = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    return rows
+            f"{precision}, {seeds}"
+        ),
+    }
+
+
+def surroundings(data: dict[str, Any], config: Config | None) -> dict[str, str]:
+    """Text, machine and versions."""
+    versions = f"streammix {streammix.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    return ({"Data": describe(data)} if data else {}) | {
+        "Machine": machine(config),
+        "Versions": versions,
+        "Written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+    }
 
 
 def command(comparison: Comparison, config: Config) -> str:
     """The command line that does all this again; settings at their default are left out."""
-    words = [
-        "streammix",
-        "compare",
-        *config.text,
-        "--recipes",
-        ",".join(run.name for run in comparison.runs),
-    ]
+    recipes = ",".join(run.name for run in comparison.runs)
+    words = ["streammix", "compare", *config.text, "--recipes", recipes, *options(config, {})]
+    return shlex.join([*words, "--out", str(comparison.folder)])
+
+
+def sweep_command(sweep: Sweep, config: Config) -> str:
+    words = ["streammix", "sweep", *config.text, "--recipes", ",".join(sweep.recipes)]
+    words += ["--seeds", ",".join(map(str, sweep.seeds)), "--precisions", ",".join(sweep.precisions)]
+    words += options(config, PRESETS["sweep"], "seed", "bf16")
+    return shlex.join([*words, "--out", str(sweep.folder)])
+
+
+def options(config: Config, preset: Mapping[str, Any], *left_out: str) -> list[str]:
+    """The options that differ from those of a preset."""
+    words = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name not in ("text", "recipe") and value != field.default:
+        if field.name not in ("text", "recipe", *left_out) and value != preset.get(field.name, field.default):
             flag = option(field.name)
             words += [flag] if value is True else [flag, str(value)]
-    return shlex.join([*words, "--out", str(comparison.folder)])
+    return words
 
 
 def describe(data: dict[str, Any]) -> str:

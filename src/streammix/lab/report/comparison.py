@@ -63,8 +63,8 @@ class Comparison:
         return next((run for run in self.runs if run.name == name), None)
 
 
-def read_comparison(folder: Path) -> Comparison:
-    """Everything the report shows, including measurements of the trained models.
+def read_comparison(folder: Path, *, measure: bool = True) -> Comparison:
+    """Everything the report shows, including, with `measure`, measurements of the trained models.
 
     Raises:
         LabError: the folder does not exist or holds no run at all.
@@ -79,13 +79,13 @@ def read_comparison(folder: Path) -> Comparison:
     names = list(dict.fromkeys([*summaries, *found]))
     if not names:
         raise LabError(f"{folder}: holds no run; accepted: a folder that `streammix compare` has written")
-    runs = [read_run(folder / name, summaries.get(name) or {}) for name in names]
+    runs = [read_run(folder / name, summaries.get(name) or {}, measure=measure) for name in names]
     runs.sort(key=lambda run: run.name != "residual")  # the baseline first; the rest keep their order
     return Comparison(folder, runs, saved.get("bigram_val_loss"), saved.get("data") or {}, notes)
 
 
-def read_run(folder: Path, summary: dict[str, Any]) -> Run:
-    """One run and, where it has a checkpoint, the measurements of its model."""
+def read_run(folder: Path, summary: dict[str, Any], *, measure: bool) -> Run:
+    """One run and, with `measure` and where it has a checkpoint, the measurements of its model."""
     run = Run(folder.name, folder, summary=summary)
     config = folder / "config.json"
     run.config = attempt(lambda: from_dict(mapping(config), config), config, run.notes)
@@ -99,7 +99,7 @@ def read_run(folder: Path, summary: dict[str, Any]) -> Run:
         run.notes.append(f"{folder / 'metrics.jsonl'}: {damaged} damaged lines are left out")
     if not records:
         run.notes.append(f"{folder}: no measurements (metrics.jsonl is missing or empty)")
-    if run.config is not None:
+    if measure and run.config is not None:
         measured = attempt(lambda: measure_checkpoint(folder), folder, run.notes)
         run.maps = measured[1] if measured else None
         if measured and run.maps is None and run.config.recipe != RESIDUAL:
@@ -116,11 +116,16 @@ def comparison(path: Path) -> dict[str, Any]:
     if any(not isinstance(value, str | int) for value in about.values()):
         raise LabError(f"{path}: not a comparison (its data are no words and numbers)")
     for name, summary in runs.items():
-        if Path(name).name != name or name in ("", ".", ".."):
-            raise LabError(f"{path}: not a comparison ({name!r} is no name of a run)")
+        require_name(name, path)
         if summary:
             checked_summary(summary, path)
     return saved
+
+
+def require_name(name: str, path: Path) -> None:
+    """Raise LabError where a run's name, read from `path`, would lead to another folder."""
+    if Path(name).name != name or name in ("", ".", "..") or "\0" in name:
+        raise LabError(f"{path}: {name!r} is no name of a run")
 
 
 def mapping(path: Path) -> dict[str, Any]:

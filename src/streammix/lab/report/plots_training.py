@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -24,7 +25,7 @@ def val_loss(comparison: Comparison, palette: Palette) -> go.Figure:
         add_curve(figure, palette, run.name, points, ":.4f", markers=True)
     if comparison.bigram is not None:
         reference(figure, comparison.bigram, f"bigram baseline {comparison.bigram:.3f}")
-    figure.update_yaxes(range=loss_range(comparison, figure))
+    figure.update_yaxes(range=loss_range(figure, comparison.bigram))
     return figure
 
 
@@ -33,38 +34,37 @@ def train_loss(comparison: Comparison, palette: Palette) -> go.Figure:
     figure = blank(STEP, NATS)
     for run in comparison.runs:
         add_curve(figure, palette, run.name, smooth(run, "loss", statistics.fmean), ":.3f")
-    figure.update_yaxes(range=loss_range(comparison, figure))
+    figure.update_yaxes(range=loss_range(figure, comparison.bigram))
     return figure
 
 
 def loss_difference(comparison: Comparison, palette: Palette) -> go.Figure | None:
     """Validation loss minus the plain residual's at the same step; None if there is nothing to subtract."""
     base = comparison.find(RESIDUAL)
-    at = {record["step"]: record["loss"] for record in base.val} if base else {}
     figure = blank(STEP, f"{NATS}, relative to residual")
-    late: list[float] = [0.0]
     for run in comparison.runs:
-        points = [(r["step"], r["loss"] - at[r["step"]]) for r in run.val if r["step"] in at and r["step"] > 0]
-        if run is not base and points:
-            add_curve(figure, palette, run.name, points, ":+.4f", markers=True)
-            late += [difference for step, difference in points if step >= max(at) / 4]
+        if base and run is not base:
+            add_curve(figure, palette, run.name, relative(run, base), ":+.4f", markers=True)
     if not figure.data:
         return None
     reference(figure, 0, "plain residual")
-    pad = 0.12 * (max(late) - min(late)) or 0.01
-    figure.update_yaxes(range=[min(late) - pad, max(late) + pad], tickformat=".3~f")
+    figure.update_yaxes(range=difference_range(figure), tickformat=".3~f")
     return figure
+
+
+def relative(run: Run, base: Run) -> Points:
+    """Validation loss minus that of `base`, at each step where both measured it; at the start it says nothing."""
+    at = {record["step"]: record["loss"] for record in base.val}
+    return [(r["step"], r["loss"] - at[r["step"]]) for r in run.val if r["step"] in at and r["step"] > 0]
 
 
 def grad_norm(comparison: Comparison, palette: Palette) -> go.Figure:
     """Norm of the gradient before clipping, as the median over a twentieth of the run."""
     curves = {run.name: smooth(run, "grad_norm", statistics.median) for run in comparison.runs}
-    seen = [value for points in curves.values() for _, value in points]
-    log = bool(seen) and min(seen) > 0 and max(seen) / min(seen) > 4
-    figure = blank(STEP, "gradient norm", log=log)
+    figure = blank(STEP, "gradient norm")
     for name, points in curves.items():
         add_curve(figure, palette, name, points, ":.3f")
-    figure.update_yaxes(**({"dtick": "D2", "tickformat": "~g"} if log else {"rangemode": "tozero"}))
+    figure.update_yaxes(norm_axis([value for points in curves.values() for _, value in points]))
     return figure
 
 
@@ -85,21 +85,47 @@ def add_curve(
         )
 
 
-def smooth(run: Run, key: str, summary: Callable[[Sequence[float]], float]) -> Points:
-    """(step, summary of the records within a fortieth of the run on either side), at most POINTS of them."""
+def planned(run: Run) -> int:
+    """How many steps a run was to take; where that is not known, how many it took."""
+    return run.config.steps if run.config else len(run.train)
+
+
+def smooth(run: Run, key: str, summary: Callable[[Sequence[float]], float], steps: int | None = None) -> Points:
+    """(step, summary of the records within a fortieth of the run on either side), for at most POINTS of its steps.
+
+    Which steps these are depends on their number alone, so that runs of as many `steps` have points at the same ones.
+    """
     values = [record[key] for record in run.train]
-    reach = max(1, (run.config.steps if run.config else len(values)) // 40)
-    every = max(1, math.ceil(len(values) / POINTS))
+    steps = steps or planned(run)
+    reach, every = max(1, steps // 40), max(1, math.ceil(steps / POINTS))
     return [
-        (run.train[i]["step"], summary(values[max(0, i - reach) : i + reach + 1])) for i in range(0, len(values), every)
+        (record["step"], summary(values[max(0, i - reach) : i + reach + 1]))
+        for i, record in enumerate(run.train)
+        if record["step"] % every == 1 % every
     ]
 
 
-def loss_range(comparison: Comparison, figure: go.Figure) -> list[float] | None:
+def loss_range(figure: go.Figure, bigram: float | None) -> list[float] | None:
     """From below the least loss drawn to above the baseline: the first steps' fall would flatten the rest."""
     drawn = [value for trace in figure.data for value in trace.y]
     if not drawn:
         return None
     low = min(drawn)
-    high = 1.15 * max([*(trace.y[-1] for trace in figure.data), comparison.bigram or 0])
+    high = 1.15 * max([*(trace.y[-1] for trace in figure.data), bigram or 0])
     return [low - 0.06 * (high - low), high]
+
+
+def difference_range(figure: go.Figure) -> list[float]:
+    """Around zero and every difference from a quarter of the run on."""
+    last = max(x for trace in figure.data for x in trace.x)
+    late = [0.0, *(y for trace in figure.data for x, y in zip(trace.x, trace.y) if x >= last / 4)]
+    pad = 0.12 * (max(late) - min(late)) or 0.01
+    return [min(late) - pad, max(late) + pad]
+
+
+def norm_axis(values: Sequence[float]) -> dict[str, Any]:
+    """The axis of gradient norms: logarithmic where they differ by much."""
+    log = bool(values) and min(values) > 0 and max(values) / min(values) > 4
+    if not log:
+        return {"rangemode": "tozero"}
+    return {"type": "log", "dtick": "D2", "tickformat": "~g", "exponentformat": "power", "minor": {"showgrid": False}}

@@ -27,7 +27,15 @@ RECIPES = {
     "deepseek-v4": ("#8a6a00", "#e0bd3f"),
     "hc-static": ("#7d3a22", "#d1937a"),
 }
-OTHERS = [("#3f51d0", "#93a0ff"), ("#3d7a00", "#93cc55"), ("#b0204a", "#ff86a3"), ("#00788c", "#45c3d9")]
+# In this order: each new one is as far from all before it as can be, on the page where the two are closer.
+OTHERS = [
+    *(("#3f51d0", "#93a0ff"), ("#3d7a00", "#93cc55"), ("#b0204a", "#ff86a3"), ("#00788c", "#45c3d9")),
+    *(("#284700", "#c6eda7"), ("#943fc0", "#ce79fd"), ("#7860a0", "#d9c6fe"), ("#a0545f", "#f6c2c6")),
+    *(("#733893", "#d8a7f6"), ("#316632", "#96cf95"), ("#63563e", "#cabca1"), ("#49528f", "#acb8fe")),
+    *(("#4e2b62", "#ba92d2"), ("#803e62", "#eea3c9"), ("#c9212e", "#f97772"), ("#65223b", "#d88aa2")),
+    *(("#433d24", "#aca589"), ("#0e5e8a", "#80c7f8"), ("#67772e", "#9cae65"), ("#756f54", "#d8d1b4")),
+    *(("#4071a7", "#b5d4f8"), ("#9a282b", "#f2a7a2")),
+]
 SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon", "triangle-down"]
 # These often lie right on top of each other: each lets the ones below it show.
 WIDTHS = {"mhc": 3.5, "ihc": 2.5}
@@ -51,6 +59,10 @@ class Palette:
     def colour(self, name: str) -> str:
         """On a light page; the page's script swaps it for `dark()`'s."""
         return self.colours[name][0]
+
+    def shade(self, name: str) -> str:
+        """The recipe's colour, nearly transparent; `dark()` applies to its first six digits."""
+        return f"{self.colour(name)}26"
 
     def dark(self) -> dict[str, str]:
         """Every colour of a light page with its counterpart on a dark one."""

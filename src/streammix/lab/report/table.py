@@ -33,6 +33,7 @@ class Row:
     """The recipe's place in the palette."""
     state: str = ""
     best: bool = False
+    folder: str = ""
 
 
 @dataclass
@@ -41,6 +42,8 @@ class Table:
 
     heads: Sequence[tuple[str, str]]
     rows: Sequence[Row]
+    folders: bool = False
+    """Whether the last column is the rows' folders."""
 
 
 def verdict(comparison: Comparison) -> str:

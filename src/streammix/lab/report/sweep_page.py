@@ -1,0 +1,94 @@
+"""A sweep's page: the verdict, each precision's table and curves over seeds, and every run with its folder."""
+
+from pathlib import Path
+
+from streammix.lab.files import replace_file
+from streammix.lab.report import plots_seeds
+from streammix.lab.report.about import about_sweep
+from streammix.lab.report.page import Plot, Section, page
+from streammix.lab.report.style import Palette
+from streammix.lab.report.sweep_folder import Sweep, read_sweep
+from streammix.lab.report.sweep_results import counts, headline, run_table, verdict
+
+PAGE = "sweep.html"
+BAND = "Line: mean over seeds; band: from the lowest seed to the highest."
+
+
+def write_sweep(out: Path) -> Path:
+    """Write OUT/sweep.html, which needs no network and no other file, and return its path.
+
+    Runs that are missing, unfinished or damaged are shown as far as they go, with a note of what was wrong.
+
+    Raises:
+        LabError: the folder does not exist or holds no run.
+        OSError: the disk is full or not writable; an older page is untouched.
+    """
+    sweep = read_sweep(out)
+    palette = Palette(sweep.recipes)
+    text = page(
+        "page.html.j2",
+        "Hyper-connections over seeds",
+        [*(section(sweep, precision, palette) for precision in sweep.precisions), every_run(sweep, palette)],
+        palette,
+        lead=" ".join(verdict(sweep, precision) for precision in sweep.precisions),
+        notes=notes(sweep),
+        about=about_sweep(sweep),
+    )
+    path = Path(out) / PAGE
+    replace_file(path, text.encode())
+    return path
+
+
+def notes(sweep: Sweep) -> list[str]:
+    """What is unfinished or could not be read."""
+    states = [run.state for run in sweep.runs()]
+    open_ones = sum(map(bool, states))
+    said = [f"{open_ones} of {len(states)} runs have not ended; how far they came is below."] if open_ones else []
+    return said + sweep.notes
+
+
+def section(sweep: Sweep, precision: str, palette: Palette) -> Section:
+    """One precision's table and curves."""
+    return Section(
+        precision, plots(sweep, precision, palette), counts(sweep, precision), headline(sweep, precision, palette)
+    )
+
+
+def plots(sweep: Sweep, precision: str, palette: Palette) -> list[Plot]:
+    """Losses and gradients by step."""
+    seeds, bigram = sweep.of(precision), sweep.bigram(precision)
+    made = [
+        Plot(
+            f"Validation loss, {precision}",
+            f"Loss on held-out text: lower is better. {BAND}",
+            plots_seeds.val_loss(seeds, palette, bigram),
+        )
+    ]
+    relative = plots_seeds.loss_difference(seeds, palette)
+    if relative is not None:
+        made.append(
+            Plot(
+                f"Validation loss, {precision}, relative to the plain residual",
+                f"The same minus the plain residual's loss with that seed at that step: below zero is better. {BAND}",
+                relative,
+            )
+        )
+    made += [
+        Plot(
+            f"Training loss, {precision}",
+            f"Loss on the batches being learned, smoothed: lower is better. {BAND}",
+            plots_seeds.train_loss(seeds, palette, bigram),
+        ),
+        Plot(
+            f"Gradient norm, {precision}",
+            f"Size of the gradient before clipping, smoothed: low and even is stable. {BAND}",
+            plots_seeds.grad_norm(seeds, palette),
+        ),
+    ]
+    return made
+
+
+def every_run(sweep: Sweep, palette: Palette) -> Section:
+    """All runs with their folders."""
+    text = "The folder is what streammix inspect and streammix sample take."
+    return Section("Every run", text=text, table=run_table(sweep, palette))
