@@ -177,17 +177,27 @@ def test_broken_files_become_notes(copy):
     (copy / "float32" / "seed-x" / "residual" / "config.json").write_text("{}")
     page = Page(write_sweep(copy))
     assert "sweep.json: not valid JSON" in page.text
-    assert "float32, 0, mhc: " in page.text
+    assert "float32, seed 0, mhc: " in page.text
     assert "1 damaged lines are left out" in page.text
-    assert "float32, 1, mhc: " in page.text
+    assert "float32, seed 1, mhc: " in page.text
     assert "compare.json: holds a JSON int" in page.text
     assert trace(page.figure("Validation loss, float32"), "mhc, mean")["text"] == ["1 seed"] * 4
     assert len(folders(page)) == 4
 
 
+def test_many_recipes_can_be_shown_and_hidden_together(copy, whole):
+    shown = [attributes["data-all"] for _, attributes in whole.tags if "data-all" in attributes]
+    assert shown == []
+    write_json(copy / "sweep.json", read_json(copy / "sweep.json") | {"recipes": list(choices())})
+    page = Page(write_sweep(copy))
+    shown = [attributes["data-all"] for _, attributes in page.tags if "data-all" in attributes]
+    assert shown == ["true", "false"]
+    assert f"{2 * len(choices()) - 4} of {2 * len(choices())} runs have not ended" in page.text
+
+
 def test_a_run_that_failed_says_why(copy):
     write_json(copy / "sweep.json", read_json(copy / "sweep.json") | {"failed": {"float32/1/mhc": "no <memory>"}})
-    assert "float32, 1, mhc failed: no <memory>" in Page(write_sweep(copy)).text
+    assert "float32/1/mhc failed: no <memory>" in Page(write_sweep(copy)).text
 
 
 def test_without_a_residual_there_is_nothing_to_compare_with(copy):

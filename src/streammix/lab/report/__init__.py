@@ -32,7 +32,7 @@ def write_report(compare_dir: Path) -> Path:
         "Hyper-connections compared",
         [training(comparison, palette), *(map_sections(maps, palette) if maps else [])],
         palette,
-        lead=verdict(comparison),
+        lead=[verdict(comparison)],
         notes=notes(comparison),
         headline=headline(comparison, palette),
         maps=[tiles(name, one, palette) for name, one in maps.items()],

@@ -68,15 +68,27 @@ for (const button of document.querySelectorAll("[data-show]")) {
   });
 }
 
-for (const button of document.querySelectorAll(".legend button")) {
+function toggle(button, show) {
+  const name = button.dataset.recipe;
+  if (show) hidden.delete(name);
+  else hidden.add(name);
+  button.setAttribute("aria-pressed", String(show));
+  for (const part of document.querySelectorAll("[data-of]")) {
+    if (part.dataset.of === name) part.classList.toggle("off", !show);
+  }
+}
+
+const recipes = document.querySelectorAll("[data-recipe]");
+for (const button of recipes) {
   button.addEventListener("click", () => {
-    const name = button.dataset.recipe;
-    const show = hidden.delete(name);
-    if (!show) hidden.add(name);
-    button.setAttribute("aria-pressed", String(show));
-    for (const part of document.querySelectorAll("[data-of]")) {
-      if (part.dataset.of === name) part.classList.toggle("off", !show);
-    }
+    toggle(button, hidden.has(button.dataset.recipe));
+    draw();
+  });
+}
+
+for (const button of document.querySelectorAll("[data-all]")) {
+  button.addEventListener("click", () => {
+    for (const each of recipes) toggle(each, button.dataset.all === "true");
     draw();
   });
 }

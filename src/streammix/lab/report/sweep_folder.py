@@ -58,13 +58,13 @@ def read_sweep(folder: Path) -> Sweep:
     for precision in sweep.precisions:
         for seed in sweep.seeds:
             sweep.comparisons[precision, seed] = read_place(sweep, precision, seed)
-    notes += [f"{where.replace('/', ', ')} failed: {why}" for where, why in saved["failed"].items()]
+    notes += [f"{where} failed: {why}" for where, why in saved["failed"].items()]
     return sweep
 
 
 def read_place(sweep: Sweep, precision: str, seed: int) -> Comparison:
     """The runs of one precision and seed, in the sweep's order."""
-    folder, where = place(sweep.folder, precision, seed), f"{precision}, {seed}"
+    folder, where = place(sweep.folder, precision, seed), f"{precision}, seed {seed}"
     there = attempt(lambda: read_comparison(folder, measure=False), folder, sweep.notes) if folder.is_dir() else None
     there = there or Comparison(folder, [], None, {}, [])
     there.runs = [there.find(name) or Run(name, folder / name) for name in sweep.recipes]

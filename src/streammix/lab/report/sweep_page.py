@@ -30,7 +30,7 @@ def write_sweep(out: Path) -> Path:
         "Hyper-connections over seeds",
         [*(section(sweep, precision, palette) for precision in sweep.precisions), every_run(sweep, palette)],
         palette,
-        lead=" ".join(verdict(sweep, precision) for precision in sweep.precisions),
+        lead=[verdict(sweep, precision) for precision in sweep.precisions],
         notes=notes(sweep),
         about=about_sweep(sweep),
     )

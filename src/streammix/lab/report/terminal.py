@@ -161,7 +161,7 @@ def model_page(config: Config, maps: Maps) -> str:
         f"What {name} learned",
         map_sections({name: maps}, palette),
         palette,
-        lead=lead,
+        lead=[lead],
         notes=[],
         maps=[tiles(name, maps, palette)],
         about={},
