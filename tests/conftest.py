@@ -4,6 +4,10 @@ import signal
 import pytest
 import torch
 
+# Where there is no device, Triton's kernels are interpreted. It must be said before Triton is first imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # One thread: with two, tiny operators wait on each other's threads for milliseconds when the machine is busy.
 torch.set_num_threads(1)
 

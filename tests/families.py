@@ -1,5 +1,7 @@
 """Families of logits on which projections are tested: the published tables' and harder ones."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -32,6 +34,43 @@ FAMILIES = {
     "rows and columns shifted": lambda count, n: (
         torch.randn(count, n, n) + 40 * torch.randn(count, n, 1) + 40 * torch.randn(count, 1, n)
     ),
+}
+
+
+def _around_a_permutation(count: int, n: int) -> Tensor:
+    size = 8 + 22 * torch.rand(count, 1, 1)
+    return size * torch.nn.functional.one_hot(torch.rand(count, n).argsort(-1), n).float() + torch.randn(count, n, n)
+
+
+def _blocks(apart: float, *, shuffled: bool) -> Callable[[int, int], Tensor]:
+    def draw(count: int, n: int) -> Tensor:
+        other = torch.arange(n) < max(1, n // 2)
+        R = torch.randn(count, n, n) + apart * (other.unsqueeze(-1) != other)
+        return torch.stack([r[torch.randperm(n)][:, torch.randperm(n)] for r in R]) if shuffled else R
+
+    return draw
+
+
+def _gaps(count: int, n: int) -> Tensor:
+    """20 on the identity: entries of 2e-9, which must not be taken for zero on the long way down from 3e38."""
+    return 20 * torch.eye(n).expand(count, n, n)
+
+
+def _masked(count: int, n: int) -> Tensor:
+    """-inf outside two or three permutations."""
+    allowed = torch.zeros(count, n, n, dtype=torch.bool)
+    for _ in range(int(torch.randint(2, 4, ()))):
+        allowed |= torch.nn.functional.one_hot(torch.rand(count, n).argsort(-1), n).bool()
+    return torch.where(allowed, 3 * torch.randn(count, n, n), -torch.inf)
+
+
+#: With logits whose every digit is hard to keep.
+CASES = FAMILIES | {
+    "8 to 30 on a permutation": _around_a_permutation,
+    "-inf": _masked,
+    **{f"blocks {apart:g}": _blocks(apart, shuffled=False) for apart in (-16.0, -1e4, -1e9, -3e38)},
+    **{f"blocks {apart:g}, shuffled": _blocks(apart, shuffled=True) for apart in (-16.0, -1e4, -1e9)},
+    "a block apart, with gaps": lambda count, n: _blocks(-3e38, shuffled=False)(count, n) + _gaps(count, n),
 }
 
 

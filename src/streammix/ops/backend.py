@@ -14,11 +14,11 @@ from types import ModuleType
 
 from torch import Tensor
 
-from . import cpu, eager
+from . import cpu, eager, triton
 from .registry import DISPATCHED, EAGER, Operators, operators
 
 #: The first that serves a tensor is chosen; eager, which serves all, is the last.
-BACKENDS: tuple[ModuleType, ...] = (cpu, eager)
+BACKENDS: tuple[ModuleType, ...] = (cpu, triton, eager)
 AUTO, EAGER_NAME, VARIABLE = "auto", eager.NAME, "STREAMMIX_BACKEND"
 
 
@@ -80,7 +80,7 @@ def backend(name: str) -> Iterator[None]:
     """Run the operators called inside, and the backward passes of those calls, with one backend.
 
     Args:
-        name: "eager"; "cpu" (the native one: tensors elsewhere or too large for it raise); or "auto" (native where a
+        name: "eager"; "cpu" or "triton" (tensors elsewhere or too large for it raise); or "auto" (native where a
             native kernel serves the tensor, eager elsewhere; the default).
 
     Raises:

@@ -1,0 +1,80 @@
+"""The Triton backend: kernels for NVIDIA and AMD GPUs, under the operators' CUDA dispatch key, which ROCm shares.
+
+    registers.py, birkhoff.py            the projection, n <= 6: a matrix a thread
+    tiles.py, levels.py, birkhoff_tile.py   the same for n <= 16, and for what is too rare for registers
+    sinkhorn.py                          truncated Sinkhorn, by all rules
+    channels.py, site.py, site_backward.py  what lies between two branches
+    launch.py, launch_streams.py         from the operators' arguments to grids
+
+Importing this registers the kernels and imports no Triton: that happens when the first one runs. Triton comes with
+PyTorch's builds for CUDA and ROCm.
+"""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from ..status import Status
+
+NAME = "triton"
+DEVICES = ("cuda",)
+LARGEST_N = 16
+ACCEPTS = f"n <= {LARGEST_N}, float32, float16 and bfloat16"
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+#: Operator -> the file with its launch function.
+KERNELS = {
+    "birkhoff": "launch",
+    "birkhoff_backward": "launch",
+    "sinkhorn": "launch",
+    "sinkhorn_backward": "launch",
+    "implicit_sinkhorn": "launch",
+    "read": "launch_streams",
+    "read_backward": "launch_streams",
+    "write": "launch_streams",
+    "write_backward": "launch_streams",
+    "coefficients": "launch_streams",
+    "coefficients_backward": "launch_streams",
+    "site_read": "launch_streams",
+    "site_read_backward": "launch_streams",
+    "write_site_read": "launch_streams",
+    "write_site_read_backward": "launch_streams",
+    "next_site": "launch_streams",
+}
+_installed = find_spec("triton") is not None
+
+
+def status() -> Status:
+    """Whether there is a device for it, and Triton; the reason names the device, or says what is missing."""
+    if not torch.cuda.is_available():
+        return Status(False, "no CUDA or ROCm device is available")
+    if not _installed:
+        return Status(False, "Triton is not installed: pip install triton")
+    return Status(True, f"Triton kernels on {torch.cuda.get_device_name()}, {ACCEPTS}")
+
+
+def serves(device: str, n: int, dtype: torch.dtype) -> bool:
+    """Whether it takes matrices of n rows, or n streams, of this dtype on this type of device."""
+    return _installed and device == "cuda" and n <= LARGEST_N and dtype in DTYPES
+
+
+def _launched(name: str, file: str) -> Callable[..., Any]:
+    function: Callable[..., Any] | None = None
+
+    def kernel(*args: Any) -> Any:
+        nonlocal function
+        if function is None:
+            from importlib import import_module
+
+            function = getattr(import_module(f".{file}", __name__), name)
+        return function(*args)
+
+    return kernel
+
+
+if _installed:
+    _library = torch.library.Library("streammix", "IMPL")
+    for _name, _file in KERNELS.items():
+        _library.impl(_name, _launched(_name, _file), "CUDA")
