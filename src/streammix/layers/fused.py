@@ -110,7 +110,7 @@ class KeptStates:
     def __init__(self, x: Tensor, kept: frozenset[int]) -> None:
         self.kept = kept
         self.run: Rebuilt | None = Rebuilt(0, x)
-        self.index, self.address, self.shape = 0, x.data_ptr(), x.shape
+        self.index, self.address, self.shape = 0, address(x), x.shape
         self.inputs: set[int] = set()
 
     def write(self, opened: Opened, y: Tensor) -> None:
@@ -118,11 +118,11 @@ class KeptStates:
         inputs = (y, opened.post, opened.res)
         assert self.run is not None
         self.run.writes.append([versioned(t) for t in inputs])
-        self.inputs = {t.data_ptr() for t in inputs}
+        self.inputs = set(map(address, inputs))
 
     def reached(self, index: int, x: Tensor) -> None:
         """Note that x is state `index`."""
-        self.index, self.address = index, x.data_ptr()
+        self.index, self.address = index, address(x)
         if index in self.kept:
             self.run = Rebuilt(index, x)
 
@@ -135,14 +135,22 @@ class KeptStates:
 
         def pack(tensor: Tensor) -> Versioned | tuple[Rebuilt, int]:
             assert self.run is not None
-            index = self.index
-            if tensor.data_ptr() != self.address:
-                if not makes_next or tensor.shape != self.shape or tensor.data_ptr() in self.inputs:
+            index, at = self.index, address(tensor)
+            if not at:  # an empty shard
+                return versioned(tensor)
+            if at != self.address:
+                if not makes_next or tensor.shape != self.shape or at in self.inputs:
                     return versioned(tensor)
                 index += 1
             return versioned(tensor) if index in self.kept else (self.run, index)
 
         return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+
+
+def address(tensor: Tensor) -> int:
+    """Where the tensor's numbers are; those on this device for a DTensor, which has none itself."""
+    local: Tensor = getattr(tensor, "_local_tensor", tensor)
+    return local.data_ptr()
 
 
 def unpack(packed: Versioned | tuple[Rebuilt, int]) -> Tensor:

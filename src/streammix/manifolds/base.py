@@ -9,6 +9,7 @@ from torch import Tensor
 from .._checks import check_floating, check_integer
 from .._parameters import AtLeastFloat32
 from .._precision import autocast_enabled, full_precision
+from ..ops import sharding
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,15 @@ class Manifold(AtLeastFloat32):
         guarantees: what every matrix of the set satisfies.
         projects: whether forward is `streammix.birkhoff` of the logits as n x n matrices, row-major, with `tol`: its
             operator may then stand in for the call.
+        takes_sharded: whether forward takes DTensors as they are, because it has no tables of numbers. Otherwise each
+            device maps its own tokens, unless there are parameters, which are DTensors then.
     """
 
     num_logits: int
     guarantees: Guarantees
     projects: bool = False
     tol: float | None = None
+    takes_sharded: bool = False
 
     def __init__(self, streams: int) -> None:
         super().__init__()
@@ -55,6 +59,8 @@ class Manifold(AtLeastFloat32):
 
     def __call__(self, logits: Float[Tensor, "*batch num_logits"]) -> Float[Tensor, "*batch n n"]:
         """`forward`, which autocast does not reach: where it is on, half-precision logits are widened to float32."""
+        if sharding.is_sharded(logits) and not (self.takes_sharded or any(True for _ in self.parameters())):
+            return sharding.by_tokens(self, logits)
         if not isinstance(logits, Tensor) or not autocast_enabled(logits):
             return super().__call__(logits)
         with full_precision(logits):

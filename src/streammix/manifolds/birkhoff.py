@@ -16,6 +16,7 @@ class Birkhoff(Manifold):
     """
 
     guarantees = Guarantees(rows=True, columns=True, nonnegative=True, nonexpansive=True)
+    takes_sharded = True
 
     def __init__(self, streams: int, *, tol: float | None = None) -> None:
         super().__init__(streams)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from .. import ops
 from .._precision import product
+from ..ops import sharding
 
 
 def rotation(entries: Tensor, n: int) -> Tensor:
@@ -30,6 +31,11 @@ def sums_kept(E: Tensor, n: int) -> Tensor:
 
     As one product with the Kronecker square of U: many small ones take several times as long.
     """
-    U = helmert(n, E).mT
-    UU = (U[:, None, :, None] * U[None, :, None, :]).reshape((n - 1) ** 2, n * n)
-    return (1 / n + product(E.flatten(-2), UU)).unflatten(-1, (n, n))
+
+    def kept(flat: Tensor) -> Tensor:
+        U = helmert(n, flat).mT
+        UU = (U[:, None, :, None] * U[None, :, None, :]).reshape((n - 1) ** 2, n * n)
+        return (1 / n + product(flat, UU)).unflatten(-1, (n, n))
+
+    flat = E.flatten(-2)
+    return sharding.by_tokens(kept, flat) if sharding.is_sharded(flat) else kept(flat)

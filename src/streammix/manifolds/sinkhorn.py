@@ -23,6 +23,8 @@ class Sinkhorn(Manifold):
         ValueError: an unknown recipe, or an eps that it does not take.
     """
 
+    takes_sharded = True
+
     def __init__(self, streams: int, *, rounds: int = 20, recipe: str = "mhc", eps: float | None = None) -> None:
         super().__init__(streams)
         rule = rule_of(recipe, eps)

@@ -15,6 +15,7 @@ class Unconstrained(Manifold):
     """
 
     guarantees = Guarantees()
+    takes_sharded = True
 
     def __init__(self, streams: int) -> None:
         super().__init__(streams)

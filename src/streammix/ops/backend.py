@@ -14,7 +14,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from . import cpu, eager, triton
+from . import cpu, eager, sharding, triton
 from .registry import DISPATCHED, EAGER, Operators, operators
 
 #: The first that serves a tensor is chosen; eager, which serves all, is the last.
@@ -107,6 +107,8 @@ def operators_for(tensor: Tensor, n: int) -> Operators:
     Raises:
         RuntimeError: the backend asked for does not serve them.
     """
+    if sharding.is_sharded(tensor):
+        sharding.register()
     name = _choice.name
     if name == EAGER_NAME:
         return operators[EAGER]
