@@ -126,3 +126,25 @@ def test_other_kinds_of_tensor_are_refused(change, message, backend):
             tensor = x if call is not sm.birkhoff and call is not sm.sinkhorn else logits
             with pytest.raises(TypeError, match=message):
                 call(change(tensor))
+
+
+@pytest.mark.refusal
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+def test_sparse_tensors_are_refused_wherever_streams_pass(backend):
+    model = sm.Stack([torch.nn.Identity()], 8)
+    x, state = torch.randn(3, 8).to_sparse(), torch.randn(3, 4, 8).to_sparse()
+    dense, post, res = torch.randn(3, 4, 8), torch.randn(3, 4), torch.randn(3, 4, 4)
+    with sm.backend(backend):
+        for name, call in (
+            ("logits", lambda: sm.birkhoff(torch.eye(4).to_sparse())),
+            ("x", lambda: sm.expand(x, 4)),
+            ("x", lambda: model(x)),
+            ("x", lambda: model[0](state)),
+            ("x", lambda: model.end(state)),
+            ("pre", lambda: sm.read(dense, post.to_sparse())),
+            ("y", lambda: sm.write(dense, x, post, res)),
+            ("post", lambda: sm.write(dense, x.to_dense(), post.to_sparse(), res)),
+            ("res", lambda: sm.write(dense, x.to_dense(), post, res.to_sparse())),
+        ):
+            with pytest.raises(TypeError, match=rf"{name}: got a tensor of layout torch\.sparse_coo; accepted: dense"):
+                call()

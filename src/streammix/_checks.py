@@ -59,6 +59,12 @@ def check_floating(name: str, tensor: Any) -> None:
     if tensor.dtype not in FLOATING:
         raise TypeError(f"{name}: got dtype {tensor.dtype}; accepted: float16, bfloat16, float32, float64")
     if tensor.layout is not torch.strided:
+        check_dense(name, tensor)
+
+
+def check_dense(name: str, tensor: Tensor) -> None:
+    """Raise TypeError unless tensor is dense: no sparse, nested or opaque one."""
+    if tensor.layout is not torch.strided:
         raise TypeError(f"{name}: got a tensor of layout {tensor.layout}; accepted: dense tensors")
 
 

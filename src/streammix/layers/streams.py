@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .. import recipes
-from .._checks import check_integer, check_name
+from .._checks import check_dense, check_integer, check_name
 from ..functional import read
 from ..recipes import Recipe
 from .generators import Flattened, Start
@@ -18,8 +18,10 @@ def expand(x: Float[Tensor, "*batch C"], streams: int) -> Float[Tensor, "*batch 
     """Start n streams as copies of a state: (..., C) -> (..., n, C)   (HC, arXiv 2409.19606, Sec. 2).
 
     Raises:
+        TypeError: x is not dense.
         ValueError: x is a scalar or streams < 1.
     """
+    check_dense("x", x)
     if x.ndim < 1:
         raise ValueError("x: got a scalar; accepted: (..., C)")
     check_integer("streams", streams, 1)
@@ -43,6 +45,7 @@ class Collapse(nn.Module):
     Raises:
         ValueError: how is none of the three, or the recipe ends otherwise. At the call: streams that are not
             (..., n, C).
+        TypeError: at the call, streams that are not dense.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Collapse(nn.Module):
             self.head.reset_parameters()
 
     def forward(self, x: Float[Tensor, "*batch n C"]) -> Float[Tensor, "*batch C"]:
+        check_dense("x", x)
         if x.ndim < 2 or x.shape[-2:] != (self.streams, self.dim):
             raise ValueError(f"x: got shape {tuple(x.shape)}; accepted: (..., {self.streams}, {self.dim})")
         if self.head is not None:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ... import functional
+from ..._checks import check_dense
 from ...manifolds import Manifold
 from ...ops import ACTIVATION_CODES, Operators, operators_for
 from ...recipes import Recipe, Wiring
@@ -164,7 +165,8 @@ class HyperConnection(
 
 
 def check_width(x: Tensor, *accepted: int) -> None:
-    """Raise ValueError unless x is (..., C) with one of the accepted widths."""
+    """Raise ValueError unless x is (..., C) with one of the accepted widths, and TypeError unless it is dense."""
+    check_dense("x", x)
     if x.ndim < 1 or x.shape[-1] not in accepted:
         shapes = " or ".join(f"(..., {width})" for width in accepted)
         raise ValueError(f"x: got shape {tuple(x.shape)}; accepted: {shapes}")
