@@ -107,7 +107,7 @@ def operators_for(tensor: Tensor, n: int) -> Operators:
     Raises:
         RuntimeError: the backend asked for does not serve them.
     """
-    if sharding.is_sharded(tensor):
+    if type(tensor) is not Tensor and sharding.is_sharded(tensor):  # the first costs less than the call
         sharding.register()
     name = _choice.name
     if name == EAGER_NAME:
