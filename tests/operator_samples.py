@@ -5,6 +5,15 @@ import torch
 import streammix as sm
 from streammix.ops.sinkhorn_rules import RECIPES, rule_of
 
+EXACT = (
+    0,
+    0,
+    False,
+    False,
+    0.0,
+)  # the mix as mixed operators take it: rounds, start, columns_last, transposed, tol or eps
+SINKHORN = (3, *RECIPES["deepseek-v4"].numbers[:2], True, 1e-6)
+
 
 def samples(dtype=torch.float64):
     """Operator name -> arguments, every tensor requiring grad where the operator has a derivative."""
@@ -35,6 +44,27 @@ def samples(dtype=torch.float64):
         "write_site_read_backward": (
             *(make(5, 4, 3), y, post, mix, x, y, post, res, make(5, 4, 3)),
             *(weight, gate, bias, P, r, 0.0, *codes),
+        ),
+        "mixed_site_read": (x, weight, gate, bias, *settings, *EXACT),
+        "mixed_site_read_backward": (
+            y,
+            post,
+            res,
+            x,
+            weight,
+            gate,
+            bias,
+            T[0, :1].expand(5, 4, 4).clone().detach().requires_grad_(),
+            P,
+            r,
+            0.0,
+            *codes,
+            *EXACT,
+        ),
+        "write_mixed_site_read": (x, y, post, res, weight, gate, bias, *settings, *SINKHORN),
+        "write_mixed_site_read_backward": (
+            *(make(5, 4, 3), y, post, res, x, y, post, res, make(5, 4, 3)),
+            *(weight, gate, bias, make(5, 4, 4), P, r, 0.0, *codes, *SINKHORN),
         ),
         "next_site": (
             *(t.detach() for t in (x, y, post, T[0, :1].expand(5, 4, 4), weight, gate, bias)),

@@ -2,7 +2,7 @@
 
 import re
 
-from streammix.ops.triton import birkhoff, birkhoff_tile, launch, launch_streams, sinkhorn, site, site_backward
+from streammix.ops.triton import birkhoff, birkhoff_tile, launch, launch_sites, sinkhorn, site, site_backward
 
 
 def kernels(target):
@@ -12,7 +12,7 @@ def kernels(target):
         if target != "sm_90" and "tile" not in name and re.search("[2356]$", name):
             continue  # elsewhere the same kernels for n = 4 must do: each takes seconds
         limit = launch.REGISTERS if name in ("birkhoff 3", "birkhoff 4") else {}
-        limit = launch_streams.REGISTERS if name == "write + read backward" else limit
+        limit = launch_sites.REGISTERS if name == "write + read backward" else limit
         yield *made, {} if target.startswith("gfx") else limit
 
 
@@ -20,7 +20,16 @@ def _kernels(target):
     hip = target.startswith("gfx")
     thread = {"BLOCK": 64 if hip else 32, "FAST": not hip}
     kinds = {"hard_ptr": "*i8", "small": "fp32", "eps": "fp32"}
-    floats = ("mix_gate", "norm_eps", "read_eps", "write_multiplier", "write_eps", "small", "sinkhorn_eps")
+    floats = (
+        "tile_small",
+        "mix_gate",
+        "norm_eps",
+        "read_eps",
+        "write_multiplier",
+        "write_eps",
+        "small",
+        "sinkhorn_eps",
+    )
     streams = ("x", "y", "out", "state", "u", "dstate", "du", "dx", "dy", "g")
     for n in (2, 3, 4, 5, 6):
         yield f"birkhoff {n}", birkhoff.forward_kernel, {"n": n, **thread}, kinds, 1, 1
@@ -44,7 +53,9 @@ def _kernels(target):
     yield "sinkhorn tile 16", sinkhorn.forward_tile_kernel, tile, kinds, 1, 1
     yield "sinkhorn_backward tile 16", sinkhorn.backward_tile_kernel, tile, kinds, 1, 1
 
-    kinds = kinds | dict.fromkeys(floats, "fp32") | {f"{name}_ptr": "*bf16" for name in streams}
+    kinds = (
+        kinds | dict.fromkeys(floats, "fp32") | {f"{name}_ptr": "*bf16" for name in streams} | {"counters_ptr": "*i32"}
+    )
     precision = "ieee" if hip else "tf32x3"
     shape = {"n": 4, "ROWS": 24, "WIDE": 32}
     split = {"SPLIT": True, "PRECISION": precision}
@@ -57,14 +68,16 @@ def _kernels(target):
     ):
         flags = {"WRITE": write, "PROJECT": project, "READ": read, "TT": 32, "BC": 32}
         yield name, site.write_project_kernel, shape | split | flags, kinds, 4, stages
-    epilogue = {"GATES": 3, "READ_CODE": 1, "WRITE_CODE": 2, "START": 2, "COLUMNS_LAST": True, "FAST": not hip}
-    epilogue = epilogue | {"TT": 16, "BC": 128, "READ": True}
+    codes = {"GATES": 3, "READ_CODE": 1, "WRITE_CODE": 2, "FAST": not hip}
+    tile = codes | {"TT": 16, "BC": 128, "READ": True}
+    epilogue = tile | {"START": 2, "COLUMNS_LAST": True, "TRANSPOSED": True, "LOGITS": True}
     for name, mixing in (("", 0), (" + projection", 1), (" + sinkhorn", 2)):
-        flags = epilogue | {"MIXING": mixing}
-        yield f"read{name}", site.read_kernel, shape | flags | {"LOGITS": True}, kinds, 4, 1
-        if mixing == 2:
-            continue
-        yield f"read backward{name}", site_backward.logits_backward_kernel, shape | flags, kinds, 4, 1
+        yield f"read{name}", site.read_kernel, shape | epilogue | {"MIXING": mixing}, kinds, 4, 1
+    for name, projected in (("", False), (" + projection", True)):
+        flags = shape | tile | {"PROJECTED": projected}
+        yield f"read backward{name}", site_backward.logits_backward_kernel, flags, kinds, 4, 1
+    flags = shape | codes | split | {"TT": 16, "BC": 32, "READ_BC": 128}
+    yield "next site", site.next_site_kernel, flags, kinds, 4, stages
     flags = {"DSTATE": True, "READ": True, "TT": 32, "BC": 64, "PRECISION": precision}
     yield "state gradient", site_backward.state_gradient_kernel, shape | flags, kinds, 4, 1
     flags = {"n": 4, "WIDE": 32, "TT": 16, "BC": 64}

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from streammix.ops.eager import birkhoff as eager_birkhoff
+from streammix.ops.eager import mixed_site as eager_mixed
 from streammix.ops.eager import site as eager_site
 from streammix.ops.eager import streams as eager_streams
 from streammix.ops.operators.site import _next_site
+from streammix.ops.triton import launch_sites as sites
 from streammix.ops.triton import launch_streams as ours
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -76,21 +78,61 @@ def test_a_site(case):
     c = case
     for gate in (c.gate, c.gate[:2]):  # three gates learned, or the last one frozen
         arguments = c.x, c.weight, gate, c.bias, *SETTINGS
-        same(ours.site_read(*arguments), eager_site.site_read(*arguments), c.rounding)
+        same(sites.site_read(*arguments), eager_site.site_read(*arguments), c.rounding)
         arguments = c.du, c.dpost, c.dmix, c.x, c.weight, gate, c.bias, *c.rows_of(c.x), 0.3, *CODES
-        same(ours.site_read_backward(*arguments), eager_site.site_read_backward(*arguments), c.rounding)
+        same(sites.site_read_backward(*arguments), eager_site.site_read_backward(*arguments), c.rounding)
 
 
 def test_between_two_branches(case):
     c = case
     arguments = c.x, c.y, c.post, c.res, c.weight, c.gate, c.bias, *SETTINGS
-    same(ours.write_site_read(*arguments), eager_site.write_site_read(*arguments), 2 * c.rounding)
-    same(ours.next_site(*arguments, None), _next_site(*arguments, None), 2 * c.rounding)
+    same(sites.write_site_read(*arguments), eager_site.write_site_read(*arguments), 2 * c.rounding)
+    same(sites.next_site(*arguments, None), _next_site(*arguments, None), 2 * c.rounding)
     before = c.x, c.y, c.post, c.res, c.state, c.weight, c.gate, c.bias, *c.rows_of(c.state), 0.3, *CODES
     for dstate in (None, c.dstate):
         arguments = dstate, c.du, c.dpost, c.dmix, *before
         wanted = eager_site.write_site_read_backward(*arguments)
-        same(ours.write_site_read_backward(*arguments), wanted, 2 * c.rounding)
+        same(sites.write_site_read_backward(*arguments), wanted, 2 * c.rounding)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [(0, 0, False, False, 0.0), (0, 0, False, True, 0.0), (5, 2, True, True, 1e-6), (4, 0, False, False, 0.0)],
+    ids=["exact", "exact, transposed", "softmax, transposed", "log"],
+)
+def test_a_site_with_its_matrix(rule, seed):
+    for dtype, tokens, n, C in ((torch.float32, 37, 4, 48), (torch.bfloat16, 5, 3, 64), (torch.float16, 70, 5, 16)):
+        c = Case(dtype, tokens, n, C)
+        arguments = c.x, c.weight, c.gate, c.bias, *SETTINGS, *rule
+        same(sites.mixed_site_read(*arguments), eager_mixed.mixed_site_read(*arguments), 2 * c.rounding)
+        P, r = c.rows_of(c.x)
+        H = eager_mixed.mixed_site_read(*arguments)[2]
+        arguments = c.du, c.dpost, c.res, c.x, c.weight, c.gate, c.bias, H, P, r, 0.3, *CODES, *rule
+        wanted = eager_mixed.mixed_site_read_backward(*arguments)
+        same(sites.mixed_site_read_backward(*arguments), wanted, 2 * c.rounding)
+        branch = c.x, c.y, c.post, c.res
+        arguments = *branch, c.weight, c.gate, c.bias, *SETTINGS, *rule
+        wanted = eager_mixed.write_mixed_site_read(*arguments)
+        same(sites.write_mixed_site_read(*arguments), wanted, 2 * c.rounding)
+        P, r = c.rows_of(c.state)
+        H = eager_mixed.mixed_site_read(c.state, *arguments[4:])[2]
+        arguments = *branch, c.state, c.weight, c.gate, c.bias, H, P, r, 0.3, *CODES, *rule
+        wanted = eager_mixed.write_mixed_site_read_backward(c.dstate, c.du, c.dpost, c.res, *arguments)
+        ours_ = sites.write_mixed_site_read_backward(c.dstate, c.du, c.dpost, c.res, *arguments)
+        same(ours_, wanted, 2 * c.rounding)
+
+
+def test_few_tokens_in_one_launch(seed):
+    """Projections that are left to the tile included, and the counters left at zero."""
+    for tokens in (1, 40, 65):
+        c = Case(torch.float32, tokens, 4, 1200)
+        bias = c.bias.clone()
+        bias[8:] = 300 * torch.randn(16, device=DEVICE)
+        arguments = c.x, c.y, c.post, c.res, c.weight, c.gate, bias, *SETTINGS, None
+        same(sites.next_site(*arguments), _next_site(*arguments), 2e-5)
+        again = sites.next_site(*arguments)
+        for a, b in zip(sites.next_site(*arguments), again):
+            assert torch.equal(a, b)
 
 
 def test_other_activations_and_rows(seed):
@@ -99,18 +141,18 @@ def test_other_activations_and_rows(seed):
     weight, bias, dmix = torch.randn(32, 128, device=DEVICE), torch.randn(32, device=DEVICE), torch.randn(9, 24)
     codes = (0, 1, 0.0, 1.0, 0.0)
     arguments = c.x, weight, c.gate, bias, 0.0, 1e-6, *codes
-    same(ours.site_read(*arguments), eager_site.site_read(*arguments), 1e-5)
+    same(sites.site_read(*arguments), eager_site.site_read(*arguments), 1e-5)
     P, r = eager_site.coefficients(c.x, weight, 1e-6)
     arguments = c.du, c.dpost, dmix.to(DEVICE), c.x, weight, c.gate, bias, P, r, 0.0, *codes
-    same(ours.site_read_backward(*arguments), eager_site.site_read_backward(*arguments), 2e-5)
+    same(sites.site_read_backward(*arguments), eager_site.site_read_backward(*arguments), 2e-5)
 
 
 def test_a_token_has_the_same_bits_in_any_batch(dtype, seed):
     c = Case(dtype, 33, 4, 72)
     settings = c.weight, c.gate, c.bias, *SETTINGS
-    together = ours.write_site_read(c.x, c.y, c.post, c.res, *settings)
+    together = sites.write_site_read(c.x, c.y, c.post, c.res, *settings)
     some = torch.tensor([0, 13, 32], device=DEVICE)
-    alone = ours.write_site_read(c.x[some], c.y[some], c.post[some], c.res[some], *settings)
+    alone = sites.write_site_read(c.x[some], c.y[some], c.post[some], c.res[some], *settings)
     for a, b in zip(together, alone):
         assert torch.equal(a[some], b)
 
@@ -118,8 +160,8 @@ def test_a_token_has_the_same_bits_in_any_batch(dtype, seed):
 def test_layouts_and_no_tokens(dtype, seed):
     """Batch dimensions, strides and none at all."""
     c = Case(dtype, 12, 4, 40)
-    shaped = ours.site_read(c.x.view(3, 4, 4, 40), c.weight, c.gate, c.bias, *SETTINGS)
-    for a, b in zip(shaped, ours.site_read(c.x, c.weight, c.gate, c.bias, *SETTINGS)):
+    shaped = sites.site_read(c.x.view(3, 4, 4, 40), c.weight, c.gate, c.bias, *SETTINGS)
+    for a, b in zip(shaped, sites.site_read(c.x, c.weight, c.gate, c.bias, *SETTINGS)):
         assert torch.equal(a.flatten(0, 1), b)
     strided = c.x.transpose(0, 1).contiguous().transpose(0, 1)
     assert torch.equal(ours.read(strided, c.pre), ours.read(c.x, c.pre))
@@ -127,7 +169,7 @@ def test_layouts_and_no_tokens(dtype, seed):
     assert torch.equal(one, ours.write(c.x, c.y, c.post, c.res)[0])
     none = Case(dtype, 0, 4, 40)
     arguments = none.x, none.y, none.post, none.res, none.weight, none.gate, none.bias, *SETTINGS
-    for a, b in zip(ours.write_site_read(*arguments), eager_site.write_site_read(*arguments)):
+    for a, b in zip(sites.write_site_read(*arguments), eager_site.write_site_read(*arguments)):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
     assert ours.write_backward(none.x, none.x, none.y, none.post, none.res)[3].shape == (0, 4, 4)
     assert ours.read_backward(none.y, none.x, none.pre)[1].shape == (0, 4)

@@ -9,7 +9,7 @@ import torch
 from test_streams import CODES, SETTINGS, Case
 from triton.runtime import interpreter
 
-from streammix.ops.triton import launch_streams as ours
+from streammix.ops.triton import launch_sites as ours
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="counted in the interpreter")
 

@@ -49,6 +49,10 @@ class Operators:
     site_read_backward: Callable[..., Tensors]
     write_site_read: Callable[..., Tensors]
     write_site_read_backward: Callable[..., Tensors]
+    mixed_site_read: Callable[..., Tensors]
+    mixed_site_read_backward: Callable[..., Tensors]
+    write_mixed_site_read: Callable[..., Tensors]
+    write_mixed_site_read_backward: Callable[..., Tensors]
     next_site: Callable[..., Tensors]
 
 

@@ -17,6 +17,7 @@ from .registry import operators
 _STATE = "...nC"
 _PARAMETERS = "kw g k"  # weight, gate, bias
 _READ = "...C ...n ...m"  # u, post, mix
+_MIXED = "...C ...n ...nn"  # u, post, res
 _SAVED = "...k ..."  # P, r
 _WRITTEN = "...nC ...C ...n ...nn"  # x, y, post, res
 
@@ -40,6 +41,12 @@ DIMENSIONS = {
     "write_site_read": f"{_WRITTEN} {_PARAMETERS} -> {_STATE} {_READ} {_SAVED}",
     "write_site_read_backward": (
         f"{_STATE} {_READ} {_WRITTEN} {_STATE} {_PARAMETERS} {_SAVED} -> {_WRITTEN} {_PARAMETERS}"
+    ),
+    "mixed_site_read": f"{_STATE} {_PARAMETERS} -> {_MIXED} {_SAVED}",
+    "mixed_site_read_backward": f"{_MIXED} {_STATE} {_PARAMETERS} ...nn {_SAVED} -> {_STATE} {_PARAMETERS}",
+    "write_mixed_site_read": f"{_WRITTEN} {_PARAMETERS} -> {_STATE} {_MIXED} {_SAVED}",
+    "write_mixed_site_read_backward": (
+        f"{_STATE} {_MIXED} {_WRITTEN} {_STATE} {_PARAMETERS} ...nn {_SAVED} -> {_WRITTEN} {_PARAMETERS}"
     ),
     "next_site": f"{_WRITTEN} {_PARAMETERS} -> {_STATE} ...C ...n ...nn",
 }

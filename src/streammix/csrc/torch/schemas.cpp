@@ -33,6 +33,26 @@ SM_LIBRARY(schemas, nullptr) {
         "next_site(Tensor x, Tensor y, Tensor post, Tensor res, Tensor weight, Tensor gate, Tensor bias, float "
         "mix_gate, float norm_eps, int read, int write, float read_eps, float write_multiplier, float write_eps, float?"
         " tol) -> (Tensor, Tensor, Tensor, Tensor)");
+    m.def(
+        "mixed_site_read(Tensor x, Tensor weight, Tensor gate, Tensor bias, float mix_gate, float norm_eps, int read,"
+        " int write, float read_eps, float write_multiplier, float write_eps, int rounds, int start, bool "
+        "columns_last, bool transposed, float mixing) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+    m.def(
+        "mixed_site_read_backward(Tensor du, Tensor dpost, Tensor dres, Tensor x, Tensor weight, Tensor gate, Tensor "
+        "bias, Tensor matrix, Tensor projected, Tensor inverse_rms, float mix_gate, int read, int write, float "
+        "read_eps, float write_multiplier, float write_eps, int rounds, int start, bool columns_last, bool "
+        "transposed, float mixing) -> (Tensor, Tensor, Tensor, Tensor)");
+    m.def(
+        "write_mixed_site_read(Tensor x, Tensor y, Tensor post, Tensor res, Tensor weight, Tensor gate, Tensor bias, "
+        "float mix_gate, float norm_eps, int read, int write, float read_eps, float write_multiplier, float "
+        "write_eps, int rounds, int start, bool columns_last, bool transposed, float mixing) -> (Tensor, Tensor, "
+        "Tensor, Tensor, Tensor, Tensor)");
+    m.def(
+        "write_mixed_site_read_backward(Tensor? dstate, Tensor du, Tensor dnext_post, Tensor dnext_res, Tensor x, "
+        "Tensor y, Tensor post, Tensor res, Tensor state, Tensor weight, Tensor gate, Tensor bias, Tensor matrix, "
+        "Tensor projected, Tensor inverse_rms, float mix_gate, int read, int write, float read_eps, float "
+        "write_multiplier, float write_eps, int rounds, int start, bool columns_last, bool transposed, float mixing) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
     m.def("read(Tensor x, Tensor pre) -> Tensor");
     m.def("read_backward(Tensor grad, Tensor x, Tensor pre) -> (Tensor, Tensor)");
     m.def("write(Tensor x, Tensor y, Tensor post, Tensor res) -> Tensor");

@@ -19,12 +19,12 @@ from .common import like_all
 ACTIVATION_CODES = {"linear": 0, "sigmoid": 1, "twice-sigmoid": 2}
 
 PARAMETERS = "Tensor weight, Tensor gate, Tensor bias"
-_SAVED = "Tensor projected, Tensor inverse_rms"
-_ACTIVATIONS = "int read, int write, float read_eps, float write_multiplier, float write_eps"
-SETTINGS = f"float mix_gate, float norm_eps, {_ACTIVATIONS}"
+SAVED = "Tensor projected, Tensor inverse_rms"
+ACTIVATIONS = "int read, int write, float read_eps, float write_multiplier, float write_eps"
+SETTINGS = f"float mix_gate, float norm_eps, {ACTIVATIONS}"
 
 
-def _through_plain_formulas(plain: Callable[..., Any]) -> Callable[..., Any]:
+def through_plain_formulas(plain: Callable[..., Any]) -> Callable[..., Any]:
     """Second derivatives, by differentiating the plain backward pass."""
 
     def backward(ops: Operators, ctx: Any, *grads: Tensor | None) -> Any:
@@ -48,28 +48,28 @@ def _through_plain_formulas(plain: Callable[..., Any]) -> Callable[..., Any]:
     return backward
 
 
-def _save_arguments(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+def save_arguments(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*(i for i in inputs if isinstance(i, Tensor)))
     ctx.arguments = [(True, None) if isinstance(i, Tensor) else (False, i) for i in inputs]
 
 
-def _rows(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def rows(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Empty P and r."""
     return weight.new_empty(*x.shape[:-2], weight.shape[0]), weight.new_empty(x.shape[:-2])
 
 
-def _given(grad: Tensor | None, *like: Any) -> Tensor:
+def given(grad: Tensor | None, *like: Any) -> Tensor:
     """The gradient, or zeros of the shape and kind that the first of `like` makes with the sizes after it."""
     tensor, *sizes = like
     return tensor.new_zeros(sizes) if grad is None else grad
 
 
-def _through_saved(
+def through_saved(
     ops: Operators, dP: Tensor | None, dr: Tensor | None, x: Tensor, weight: Tensor, P: Tensor, r: Tensor
 ) -> tuple[Tensor, Tensor]:
     """dx and dweight from gradients of P and r, which are outputs for the backward pass only: a second derivative sends
     gradients there.   dr/dv = -r^3 v / (n C)"""
-    dx, dweight = ops.coefficients_backward(_given(dP, P, *P.shape), x, weight, P, r)
+    dx, dweight = ops.coefficients_backward(given(dP, P, *P.shape), x, weight, P, r)
     if dr is not None:
         factor = -r.pow(3) * dr / weight.shape[-1]
         dx = dx + (factor[..., None, None] * x.to(weight.dtype)).to(x.dtype)
@@ -86,23 +86,23 @@ def _save_coefficients(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _coefficients_backward(ops: Operators, ctx: Any, dP: Tensor | None, dr: Tensor | None) -> Any:
-    return *_through_saved(ops, dP, dr, *ctx.saved_tensors), None
+    return *through_saved(ops, dP, dr, *ctx.saved_tensors), None
 
 
 define(
     "coefficients(Tensor x, Tensor weight, float norm_eps) -> (Tensor, Tensor)",
     eager.coefficients,
-    fake=lambda x, weight, norm_eps: _rows(x, weight),
+    fake=lambda x, weight, norm_eps: rows(x, weight),
     save=_save_coefficients,
     backward=_coefficients_backward,
     vmap=False,
 )
 define(
-    f"coefficients_backward(Tensor grad, Tensor x, Tensor weight, {_SAVED}) -> (Tensor, Tensor)",
+    f"coefficients_backward(Tensor grad, Tensor x, Tensor weight, {SAVED}) -> (Tensor, Tensor)",
     eager.coefficients_backward,
     fake=lambda grad, x, weight, projected, inverse_rms: like_all(x, weight),
-    save=_save_arguments,
-    backward=_through_plain_formulas(eager.coefficients_backward),
+    save=save_arguments,
+    backward=through_plain_formulas(eager.coefficients_backward),
     tangent=refused,
     vmap=False,
 )
@@ -114,7 +114,7 @@ define(
 def _read_outputs(x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
     n, lead = x.shape[-2], x.shape[:-2]
     post, mix = weight.new_empty(*lead, n), weight.new_empty(*lead, weight.shape[0] - 2 * n)
-    return x.new_empty(*lead, x.shape[-1]), post, mix, *_rows(x, weight)
+    return x.new_empty(*lead, x.shape[-1]), post, mix, *rows(x, weight)
 
 
 def _save_site_read(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -128,9 +128,9 @@ def _save_site_read(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _read_gradients(x: Tensor, weight: Tensor, du: Any, dpost: Any, dmix: Any) -> tuple[Tensor, Tensor, Tensor]:
     *lead, n, C = x.shape
     return (
-        _given(du, x, *lead, C),
-        _given(dpost, weight, *lead, n),
-        _given(dmix, weight, *lead, weight.shape[0] - 2 * n),
+        given(du, x, *lead, C),
+        given(dpost, weight, *lead, n),
+        given(dmix, weight, *lead, weight.shape[0] - 2 * n),
     )
 
 
@@ -139,7 +139,7 @@ def _site_read_backward(ops: Operators, ctx: Any, du: Any, dpost: Any, dmix: Any
     of_outputs = _read_gradients(x, weight, du, dpost, dmix)
     dx, dweight, dgate, dbias = ops.site_read_backward(*of_outputs, x, weight, gate, bias, P, r, *ctx.activations)
     if dP is not None or dr is not None:
-        more_dx, more_dweight = _through_saved(ops, dP, dr, x, weight, P, r)
+        more_dx, more_dweight = through_saved(ops, dP, dr, x, weight, P, r)
         dx, dweight = dx + more_dx, dweight + more_dweight
     return dx, dweight, dgate, dbias, *[None] * (len(ctx.activations) + 1)
 
@@ -153,12 +153,12 @@ define(
     vmap=False,
 )
 define(
-    f"site_read_backward(Tensor du, Tensor dpost, Tensor dmix, Tensor x, {PARAMETERS}, {_SAVED},"
-    f" float mix_gate, {_ACTIVATIONS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"site_read_backward(Tensor du, Tensor dpost, Tensor dmix, Tensor x, {PARAMETERS}, {SAVED},"
+    f" float mix_gate, {ACTIVATIONS}) -> (Tensor, Tensor, Tensor, Tensor)",
     eager.site_read_backward,
     fake=lambda du, dpost, dmix, x, weight, gate, bias, *_: like_all(x, weight, gate, bias),
-    save=_save_arguments,
-    backward=_through_plain_formulas(eager.site_read_backward),
+    save=save_arguments,
+    backward=through_plain_formulas(eager.site_read_backward),
     tangent=refused,
     vmap=False,
 )
@@ -181,7 +181,7 @@ def _write_site_read_backward(
     *before, state, weight, gate, bias, P, r = ctx.saved_tensors
     more_dweight: Any = None
     if dP is not None or dr is not None:
-        more_dstate, more_dweight = _through_saved(ops, dP, dr, state, weight, P, r)
+        more_dstate, more_dweight = through_saved(ops, dP, dr, state, weight, P, r)
         dstate = more_dstate if dstate is None else dstate + more_dstate
     of_outputs = _read_gradients(state, weight, du, dpost, dmix)
     *grads, dweight, dgate, dbias = ops.write_site_read_backward(
@@ -202,14 +202,14 @@ define(
 )
 define(
     "write_site_read_backward(Tensor? dstate, Tensor du, Tensor dnext_post, Tensor dmix, Tensor x, Tensor y,"
-    f" Tensor post, Tensor res, Tensor state, {PARAMETERS}, {_SAVED}, float mix_gate, {_ACTIVATIONS})"
+    f" Tensor post, Tensor res, Tensor state, {PARAMETERS}, {SAVED}, float mix_gate, {ACTIVATIONS})"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     eager.write_site_read_backward,
     fake=lambda dstate, du, dnext_post, dmix, x, y, post, res, state, weight, gate, bias, *_: like_all(
         x, y, post, res, weight, gate, bias
     ),
-    save=_save_arguments,
-    backward=_through_plain_formulas(eager.write_site_read_backward),
+    save=save_arguments,
+    backward=through_plain_formulas(eager.write_site_read_backward),
     tangent=refused,
     vmap=False,
 )

@@ -4,7 +4,7 @@
     tiles.py, levels.py, birkhoff_tile.py   the same for n <= 16, and for what is too rare for registers
     sinkhorn.py                          truncated Sinkhorn, by all rules
     channels.py, site.py, site_backward.py  what lies between two branches
-    launch.py, launch_streams.py         from the operators' arguments to grids
+    launch*.py                           from the operators' arguments to grids
 
 Importing this registers the kernels and imports no Triton: that happens when the first one runs. Triton comes with
 PyTorch's builds for CUDA and ROCm.
@@ -37,11 +37,15 @@ KERNELS = {
     "write_backward": "launch_streams",
     "coefficients": "launch_streams",
     "coefficients_backward": "launch_streams",
-    "site_read": "launch_streams",
-    "site_read_backward": "launch_streams",
-    "write_site_read": "launch_streams",
-    "write_site_read_backward": "launch_streams",
-    "next_site": "launch_streams",
+    "site_read": "launch_sites",
+    "site_read_backward": "launch_sites",
+    "write_site_read": "launch_sites",
+    "write_site_read_backward": "launch_sites",
+    "mixed_site_read": "launch_sites",
+    "mixed_site_read_backward": "launch_sites",
+    "write_mixed_site_read": "launch_sites",
+    "write_mixed_site_read_backward": "launch_sites",
+    "next_site": "launch_sites",
 }
 _installed = find_spec("triton") is not None
 
@@ -58,6 +62,11 @@ def status() -> Status:
 def serves(device: str, n: int, dtype: torch.dtype) -> bool:
     """Whether it takes matrices of n rows, or n streams, of this dtype on this type of device."""
     return _installed and device == "cuda" and n <= LARGEST_N and dtype in DTYPES
+
+
+def mixes(n: int) -> bool:
+    """Whether a site's matrix of n rows is made in the kernel of its logits."""
+    return 2 <= n <= 4
 
 
 def _launched(name: str, file: str) -> Callable[..., Any]:

@@ -1,6 +1,6 @@
 """The backward of what lies between two branches, in three passes:
 
-    pass 1   <du, state_j>; gradients of the logits, through the projection or Sinkhorn; q = r dP and
+    pass 1   <du, state_j>; gradients of the logits, through the projection; q = r dP and
              a = -(r^2 / n C) <dP, P>
     pass 2   g_i = dstate_i + pre_i du + a v_i + (phi' q)_i with the state v made again, rounded as it would be stored;
              dx_j = sum_i H_ij g_i, dy = sum_i post_i g_i; <g_i, y> and <g_i, x_j> over slices of the channels
@@ -12,20 +12,21 @@ Sums over tokens are made in groups, and the groups added up in their order: not
 import triton
 import triton.language as tl
 
-from . import birkhoff, sinkhorn
+from . import birkhoff
 from .channels import activated, by_eights, column, columns, gates, slice_of, slope, zeros
 
 
-@triton.jit(do_not_specialize=["tokens", "slices", "rounds", "run"])
+@triton.jit(do_not_specialize=["tokens"])
 def logits_backward_kernel(
-    state_ptr, du_ptr, dpre_ptr, dpost_ptr, dmix_ptr, res_ptr, hard_ptr, P_ptr, r_ptr, gate_ptr, bias_ptr,
-    pre_ptr, q_ptr, a_ptr, sums_ptr, tokens, C, mix_gate, read_eps, write_multiplier, rounds, run, sinkhorn_eps,
+    state_ptr, du_ptr, dpre_ptr, dpost_ptr, dmix_ptr, res_ptr, P_ptr, r_ptr, gate_ptr, bias_ptr,
+    pre_ptr, q_ptr, a_ptr, sums_ptr, tokens, C, mix_gate, read_eps, write_multiplier,
     n: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr, GATES: tl.constexpr, READ_CODE: tl.constexpr,
-    WRITE_CODE: tl.constexpr, READ: tl.constexpr, MIXING: tl.constexpr, START: tl.constexpr,
-    COLUMNS_LAST: tl.constexpr, TT: tl.constexpr, BC: tl.constexpr, FAST: tl.constexpr,
+    WRITE_CODE: tl.constexpr, READ: tl.constexpr, PROJECTED: tl.constexpr, TT: tl.constexpr, BC: tl.constexpr,
+    FAST: tl.constexpr,
 ):  # fmt: skip
-    """Pass 1. Grid: tiles of TT tokens. dmix: the gradient of the logits (MIXING 0) or of H_res. READ: of u comes du;
-    else dpre is given. sums (tiles, 2, WIDE): this tile's part of dgate, by logit, and of dbias."""
+    """Pass 1. Grid: tiles of TT tokens. dmix: the gradient of the mix's logits, or with PROJECTED of the matrix res
+    that was projected from them. READ: of u comes du; else dpre is given. sums (tiles, 2, WIDE): this tile's part of
+    dgate, by logit, and of dbias."""
     t = tl.program_id(0).to(tl.int64) * TT + tl.arange(0, TT)
     there = t < tokens
     k = tl.arange(0, WIDE)
@@ -55,23 +56,16 @@ def logits_backward_kernel(
         dpost = tl.load(dpost_ptr + t * n + j, mask=there, other=0.0)
         dpost *= write_multiplier * slope(column(logits, n + j), WRITE_CODE)
         d = tl.where(k[None, :] == n + j, dpost[:, None], d)
-    if MIXING == 0:
+    if not PROJECTED:
         at = t[:, None] * (ROWS - 2 * n) + (k - 2 * n)[None, :]
         d += tl.load(dmix_ptr + at, mask=known & (k >= 2 * n)[None, :], other=0.0)
     else:
         G = ()
+        T = ()
         for e in tl.static_range(n * n):
             G = G + (tl.load(dmix_ptr + t * (n * n) + e, mask=there, other=0.0),)
-        if MIXING == 1:
-            T = ()
-            for e in tl.static_range(n * n):
-                T = T + (tl.load(res_ptr + t * (n * n) + e, mask=there, other=0.0),)
-            D = birkhoff.project_backward(T, G, n, FAST)
-        else:
-            R = ()
-            for e in tl.static_range(n * n):
-                R = R + (column(logits, 2 * n + e),)
-            D = sinkhorn.sinkhorn_backward(G, R, rounds, run, sinkhorn_eps, START, COLUMNS_LAST, n, FAST, False)
+            T = T + (tl.load(res_ptr + t * (n * n) + e, mask=there, other=0.0),)
+        D = birkhoff.project_backward(T, G, n, FAST)
         for e in tl.static_range(n * n):
             d = tl.where(k[None, :] == 2 * n + e, D[e][:, None], d)
     d = tl.where(known, d, 0.0)
