@@ -275,3 +275,26 @@ def test_bad_interval(bad):
 def test_recompute_needs_flattened_logits(recipe):
     with pytest.raises(ValueError, match="recompute: recipe"):
         stack(recipe, recompute=2)
+
+
+@pytest.mark.parametrize("recipe", ["mhc", "mhc-sinkhorn", "deepseek-v4"])
+def test_matrices_made_beside_their_logits(recipe, monkeypatch, seed):
+    """As backends do on GPUs: the same numbers as by the operators one by one."""
+    branches = [torch.nn.Linear(8, 8) for _ in range(3)]
+    stack = sm.Stack(branches, 8, recipe=recipe).double()
+    with torch.no_grad():
+        for parameter in stack.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    x = torch.randn(5, 8, dtype=torch.float64, requires_grad=True)
+    wanted = [stack(x), *torch.autograd.grad(stack(x).square().sum(), [x, *stack.parameters()])]
+    called = []
+
+    def rule(site, x):
+        called.append(site)
+        return site.manifold.mixing_rule
+
+    monkeypatch.setattr(sm.HyperConnection, "_mixing_rule", rule)
+    got = [stack(x), *torch.autograd.grad(stack(x).square().sum(), [x, *stack.parameters()])]
+    assert len(called) >= 6
+    for a, b in zip(got, wanted):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)

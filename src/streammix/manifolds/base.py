@@ -42,6 +42,9 @@ class Manifold(AtLeastFloat32):
         guarantees: what every matrix of the set satisfies.
         projects: whether forward is `streammix.birkhoff` of the logits as n x n matrices, row-major, with `tol`: its
             operator may then stand in for the call.
+        mixing_rule: the rounds, start, columns_last, transposed and tol or eps by which the operators on whole sites
+        make
+            these matrices (ops/eager/mixed_site.py), where they can.
         takes_sharded: whether forward takes DTensors as they are, because it has no tables of numbers. Otherwise each
             device maps its own tokens, unless there are parameters, which are DTensors then.
     """
@@ -51,6 +54,7 @@ class Manifold(AtLeastFloat32):
     projects: bool = False
     tol: float | None = None
     takes_sharded: bool = False
+    mixing_rule: tuple[int, int, bool, bool, float] | None = None
 
     def __init__(self, streams: int) -> None:
         super().__init__()

@@ -27,6 +27,10 @@ class Birkhoff(Manifold):
     def projects(self) -> bool:  # type: ignore[override]
         return type(self).forward is Birkhoff.forward  # a subclass may map otherwise
 
+    @property
+    def mixing_rule(self) -> tuple[int, int, bool, bool, float] | None:  # type: ignore[override]
+        return (0, 0, False, False, self.tol or 0.0) if self.projects else None
+
     def forward(self, logits: Tensor) -> Tensor:
         return birkhoff(self._square(logits), tol=self.tol)
 

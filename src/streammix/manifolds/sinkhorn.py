@@ -39,6 +39,13 @@ class Sinkhorn(Manifold):
             rows=sums_to_one and exact == ROWS, columns=sums_to_one and exact == COLUMNS, nonnegative=True
         )
 
+    @property
+    def mixing_rule(self) -> tuple[int, int, bool, bool, float] | None:  # type: ignore[override]
+        if type(self).forward is not Sinkhorn.forward:  # a subclass may map otherwise
+            return None
+        start, columns_last, eps = rule_of(self.recipe, self.eps).numbers
+        return self.rounds, start, columns_last, self.transposed, eps
+
     def forward(self, logits: Tensor) -> Tensor:
         H = sinkhorn(self._square(logits), rounds=self.rounds, recipe=self.recipe, eps=self.eps)
         return H.mT if self.transposed else H

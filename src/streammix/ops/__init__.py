@@ -7,7 +7,7 @@ vmap are in operators/, plain formulas in eager/, and one folder holds each othe
 from torch import Tensor
 
 from . import operators
-from .backend import Backend, backend, backends, operators_for
+from .backend import Backend, backend, backends, mixes, operators_for
 from .operators.site import ACTIVATION_CODES
 from .registry import Operators
 from .sinkhorn_rules import SinkhornRecipe
@@ -22,6 +22,7 @@ __all__ = [
     "cayley",
     "coefficients",
     "implicit_sinkhorn",
+    "mixes",
     "operators",
     "operators_for",
     "read",

@@ -1,7 +1,9 @@
 """Which implementation of the operators runs, and why.
 
 A backend is a package beside this file that says its NAME, its DEVICES, what it ACCEPTS in words and `serves` in code,
-and its `status()`, and that registers its kernels on the namespace `streammix` under its device's dispatch key.
+and its `status()`, and that registers its kernels on the namespace `streammix` under its device's dispatch key. One
+that makes
+a site's matrix in the kernel of its logits also says for which n: `mixes(n)`.
 BACKENDS is the one place that names it.
 """
 
@@ -125,3 +127,15 @@ def operators_for(tensor: Tensor, n: int) -> Operators:
                 )
             declined = True
     return operators[EAGER if declined else DISPATCHED]
+
+
+def mixes(tensor: Tensor, n: int) -> bool:
+    """Whether the backend in force for a tensor of n streams makes a site's n x n matrix in the kernel of its logits,
+    so
+    that the operators `mixed_site_read` and `write_mixed_site_read` spare a launch."""
+    device, dtype = tensor.device.type, tensor.dtype
+    for one in BACKENDS:
+        if device in one.DEVICES and _choice.name in (AUTO, one.NAME):
+            mixing = getattr(one, "mixes", None)
+            return mixing is not None and one.serves(device, n, dtype) and mixing(n)
+    return False

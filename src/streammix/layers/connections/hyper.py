@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ... import functional
 from ..._checks import check_dense
 from ...manifolds import Manifold
-from ...ops import ACTIVATION_CODES, Operators, operators_for
+from ...ops import ACTIVATION_CODES, Operators, mixes, operators_for
 from ...recipes import Recipe, Wiring
 from .. import generators, initialisation
 from ..activations import read_weights, write_weights
@@ -106,6 +106,9 @@ class HyperConnection(
             return Opened(x, self.read(x, pre), post, res)
         self.check(x)
         operators = operators_for(x, self.streams)
+        if rule := self._mixing_rule(x):
+            u, post, res, *_ = operators.mixed_site_read(x, *arguments, *rule)
+            return Opened(x, u, post, res)
         u, post, mix, *_ = operators.site_read(x, *arguments)
         return Opened(x, u, post, self._mixing(mix, operators))
 
@@ -123,12 +126,16 @@ class HyperConnection(
         operators = operators_for(x, self.streams)
         if not torch.is_grad_enabled() and (manifold := self._projection()):
             return Opened(*operators.next_site(x, y, post, res, *arguments, manifold.tol))
+        rule = self._mixing_rule(x)
+        operator = operators.write_mixed_site_read if rule else operators.write_site_read
+        if rule:
+            arguments = (*arguments, *rule)
         if hooks is None:
-            x, u, post, mix, *_ = operators.write_site_read(x, y, post, res, *arguments)
+            x, u, post, mix, *_ = operator(x, y, post, res, *arguments)
         else:
             with hooks:
-                x, u, post, mix, *_ = operators.write_site_read(x, y, post, res, *arguments)
-        return Opened(x, u, post, self._mixing(mix, operators))
+                x, u, post, mix, *_ = operator(x, y, post, res, *arguments)
+        return Opened(x, u, post, mix if rule else self._mixing(mix, operators))
 
     @property
     def fuses(self) -> bool:
@@ -150,6 +157,15 @@ class HyperConnection(
             return None
         operands = logits.operands(x)
         return None if operands is None else (*operands, *self.weights_settings)
+
+    def _mixing_rule(self, x: Tensor) -> tuple[Any, ...] | None:
+        """The manifold as the operators on whole sites take it, where the backend makes its matrices in the kernel of
+        their logits."""
+        if x.is_cpu:  # where no backend does
+            return None
+        manifold: Any = self._modules["manifold"]
+        rule: tuple[Any, ...] | None = None if watched(manifold) else manifold.mixing_rule
+        return rule if rule and mixes(x, self.streams) else None
 
     def _mixing(self, logits: Tensor, operators: Operators) -> Tensor:
         """H_res, of logits that came from one of the operators."""

@@ -237,7 +237,8 @@ def write_site_read_backward(
     with on_device_of(x):
         site_backward.write_read_backward_kernel[(triton.cdiv(tokens, TT), slices_of(C))](
             *(old if dstate is None else by_token(dstate, 2), back.du, old, branch),
-            *(by_token(post, 1), by_token(res, 2), back.pre, back.q, back.a, weight.contiguous(), dx, dy, sums, back.a, tokens, C),
+            *(by_token(post, 1), by_token(res, 2)),
+            *(back.pre, back.q, back.a, weight.contiguous(), dx, dy, sums, back.a, tokens, C),
             n=n, DSTATE=dstate is not None, CARRIED=False, ROWS=len(weight), PHI=back.q.shape[1], WIDE=wide, TT=TT,
             BC=BC, PRECISION=rounded_precision(x.dtype), num_warps=4, **REGISTERS,
         )  # fmt: skip

@@ -190,7 +190,8 @@ def read_kernel(
 @triton.jit(do_not_specialize=["tokens"])
 def next_site_kernel(
     x_ptr, y_ptr, post_ptr, res_ptr, phi_ptr, gate_ptr, bias_ptr, state_ptr, sums_ptr, counters_ptr, u_ptr,
-    next_post_ptr, mix_ptr, next_res_ptr, P_ptr, r_ptr, tokens, C, mix_gate, norm_eps, read_eps, write_multiplier, write_eps, small,
+    next_post_ptr, mix_ptr, next_res_ptr, P_ptr, r_ptr, tokens, C, mix_gate, norm_eps, read_eps, write_multiplier,
+    write_eps, small,
     tile_small,
     n: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr, GATES: tl.constexpr, READ_CODE: tl.constexpr,
     WRITE_CODE: tl.constexpr, TT: tl.constexpr, BC: tl.constexpr, READ_BC: tl.constexpr, SPLIT: tl.constexpr,
