@@ -30,7 +30,7 @@ struct Settings {
 
 // The max |d|^2 of the last step: steps converge quadratically, so it leaves errors of about eps, and sum |c - 1| below tol.
 template <class F>
-SM_FN F last_step(double tol, int n) {
+F last_step(double tol, int n) {
     const double least = 4 * double(Format<F>::eps);
     const double asked = 2 * (tol < 0.5 ? tol : 0.5) / n;
     return F(asked > least ? asked : least);
@@ -190,7 +190,7 @@ SM_FN void square(V* T, Mask<V> where, int n_) {
 
 // Of the graphs `where`, takes the edges out that are weaker than `coupling`.
 template <int N, class V>
-[[gnu::noinline]] void disconnect(V* w, Mask<V> where, V coupling, int n_) {
+SM_RARE void disconnect(V* w, Mask<V> where, V coupling, int n_) {
     const int n = size<N>(n_);
     for (int j = 0; j < n; ++j)
         for (int k = j + 1; k < n; ++k) {
@@ -200,16 +200,20 @@ template <int N, class V>
         }
 }
 
-// In: logits, row-major. Out: T in their place. T, w: room for n*n numbers each. Returns the number of steps taken, by the slowest of V's
-// matrices.
+// Whether matrices of k levels need their logits again: see homotopy.h
+template <class V>
+SM_FN Mask<V> is_far(V k) {
+    return k > Settings<Scalar<V>>::few;
+}
+
+// From the exponentials T of logits R, over k levels; the rest as below. any_far: whether any is far; a constant leaves
+// half of the code out.
 template <int N, class V>
-SM_FN int birkhoff(V* R, V* T, V* w, int n_, Scalar<V> small) {
+SM_FN int newton(V* R, V* T, V* w, V k, int n_, Scalar<V> small, bool any_far) {
     using F = Scalar<V>;
     using S = Settings<F>;
     const int n = size<N>(n_);
-    V k = exponentials<N>(R, T, n);
-    Mask<V> far = k > S::few, near = !far;
-    const bool any_far = any(far);
+    const Mask<V> far = is_far(k), near = !far;
     if (any_far) first_level<N>(R, k, far, S::reach, T, n);
 
     V d[room<N>];
@@ -317,6 +321,14 @@ SM_FN int birkhoff(V* R, V* T, V* w, int n_, Scalar<V> small) {
     if (!in_order) restore_rows<N>(origin, T, n);
     polish<N>(T, R, n);
     return steps + 1;
+}
+
+// In: logits, row-major. Out: T in their place. T, w: room for n*n numbers each. Returns the number of steps taken, by the slowest of V's
+// matrices.
+template <int N, class V>
+SM_FN int birkhoff(V* R, V* T, V* w, int n, Scalar<V> small) {
+    const V k = exponentials<N>(R, T, n);
+    return newton<N>(R, T, w, k, n, small, any(is_far(k)));
 }
 
 }  // namespace streammix::SM_ISA

@@ -34,7 +34,7 @@ SM_FN void column_potentials(const V* T, const V* G, V* w, V* x, int n_) {
 
 // G_ij - x_j less that of the row's largest entry of T, in the matrices `where`
 template <int N, class V>
-[[gnu::noinline]] void take_off(const V* T, V* G, const V* x, Mask<V> where, int n_) {
+SM_RARE void take_off(const V* T, V* G, const V* x, Mask<V> where, int n_) {
     const int n = size<N>(n_);
     for (int i = 0; i < n; ++i) {
         V high[room<N>], low[room<N>];
@@ -53,34 +53,39 @@ template <int N, class V>
     }
 }
 
+// D and the potentials x. Returns where D is so much smaller than what it is the difference of that its digits are lost.
+template <int N, class V>
+SM_FN Mask<V> differentiate(const V* T, const V* G, V* D, V* w, V* x, int n_) {
+    const int n = size<N>(n_);
+    column_potentials<N>(T, G, w, x, n);
+    SM_UNROLL for (int j = 0; j < n; ++j)
+        SM_UNROLL for (int k = j + 1; k < n; ++k) w[j * n + k] = max(abs(x[j]), abs(x[k]));
+    V most = V(0), left = V(0);
+    SM_UNROLL for (int i = 0; i < n; ++i) {
+        V row[room<N>];
+        SM_UNROLL for (int j = 0; j < n; ++j) row[j] = V(0);
+        SM_UNROLL for (int j = 0; j < n; ++j)
+            SM_UNROLL for (int k = j + 1; k < n; ++k) {
+                const V t = T[i * n + j] * T[i * n + k];
+                const V e = t * ((G[i * n + j] - G[i * n + k]) - (x[j] - x[k]));
+                most = max(t * w[j * n + k], most);
+                row[j] += e;
+                row[k] -= e;
+            }
+        SM_UNROLL for (int j = 0; j < n; ++j) {
+            left = max_abs(left, row[j]);
+            D[i * n + j] = row[j];
+        }
+    }
+    return left < most * Scalar<V>(1. / 64);
+}
+
 // In: T and G, which is lost. Out: D. w: room for n*n numbers.
 template <int N, class V>
-SM_FN void birkhoff_backward(const V* T, V* G, V* D, V* w, int n_) {
-    using F = Scalar<V>;
-    const int n = size<N>(n_);
+SM_FN void birkhoff_backward(const V* T, V* G, V* D, V* w, int n) {
     V x[room<N>];
     for (bool again = false;; again = true) {
-        column_potentials<N>(T, G, w, x, n);
-        SM_UNROLL for (int j = 0; j < n; ++j)
-            SM_UNROLL for (int k = j + 1; k < n; ++k) w[j * n + k] = max(abs(x[j]), abs(x[k]));
-        V most = V(0), left = V(0);
-        SM_UNROLL for (int i = 0; i < n; ++i) {
-            V row[room<N>];
-            SM_UNROLL for (int j = 0; j < n; ++j) row[j] = V(0);
-            SM_UNROLL for (int j = 0; j < n; ++j)
-                SM_UNROLL for (int k = j + 1; k < n; ++k) {
-                    const V t = T[i * n + j] * T[i * n + k];
-                    const V e = t * ((G[i * n + j] - G[i * n + k]) - (x[j] - x[k]));
-                    most = max(t * w[j * n + k], most);
-                    row[j] += e;
-                    row[k] -= e;
-                }
-            SM_UNROLL for (int j = 0; j < n; ++j) {
-                left = max_abs(left, row[j]);
-                D[i * n + j] = row[j];
-            }
-        }
-        const Mask<V> lost = left < most * F(1. / 64);
+        const Mask<V> lost = differentiate<N>(T, G, D, w, x, n);
         if (again || !any(lost)) break;
         take_off<N>(T, G, x, lost, n);
     }

@@ -55,7 +55,7 @@ SM_FN V exp_of_units(V x, V error) {
 // T = row-softmax(R / 2^k + b) in the matrices `where`; b in units of 256. Of R and b that are known, nothing but the results is rounded:
 // x_ij = R_ij / 2^k + b_j, and its difference to the row's largest, come with their errors.
 template <int N, class V>
-[[gnu::noinline]] void form(const V* R, V k, const V* b, Mask<V> where, V* T, int n_) {
+SM_APART void form(const V* R, V k, const V* b, Mask<V> where, V* T, int n_) {
     using F = Scalar<V>;
     const int n = size<N>(n_);
     const V least(-Format<F>::max), none(F(0));
@@ -81,7 +81,7 @@ template <int N, class V>
 
 // The same with threefold potentials, which takes four times as long
 template <int N, class V>
-[[gnu::noinline]] void form(const V* R, V k, const Threefold<V>* b, Mask<V> where, V* T, int n_) {
+SM_APART void form(const V* R, V k, const Threefold<V>* b, Mask<V> where, V* T, int n_) {
     using F = Scalar<V>;
     const int n = size<N>(n_);
     const V least(-Format<F>::max), none(F(0));
@@ -112,13 +112,13 @@ template <int N, class V>
 
 // Of matrices with -inf among their logits, those whose mask no doubly stochastic matrix has; as 1
 template <int N, class V>
-[[gnu::noinline]] V not_supported(const V* R, V masked, int n_) {
+SM_RARE V not_supported(const V* R, V masked, int n_) {
     using F = Scalar<V>;
     const int n = size<N>(n_);
     V result = V(0);
     for (int at = 0; at < lanes<V>; ++at) {
         if (lane(masked, at) == 0) continue;
-        Bipartite allowed;
+        Bipartite<N> allowed;
         allowed.n = n;
         for (int i = 0; i < n; ++i) {
             allowed.rows[i] = 0;
@@ -132,7 +132,7 @@ template <int N, class V>
 // For the `far` matrices: k, the smallest for which no row of R / 2^k ranges over more than `reach` (masked logits left out); T at that level;
 // NaN where there is no solution.
 template <int N, class V>
-[[gnu::noinline]] void first_level(const V* R, V& k, Mask<V> far, Scalar<V> reach, V* T, int n_) {
+SM_APART void first_level(const V* R, V& k, Mask<V> far, Scalar<V> reach, V* T, int n_) {
     using F = Scalar<V>;
     const int n = size<N>(n_);
     const V most = V(Format<F>::max), none = V(0);
@@ -169,7 +169,7 @@ class Potentials {
     bool any_many;
 
 public:
-    [[gnu::noinline]] void begin(const V* v, Mask<V> many_levels, int n_) {
+    SM_RARE void begin(const V* v, Mask<V> many_levels, int n_) {
         const int n = size<N>(n_);
         many = many_levels;
         any_many = any(many);
@@ -203,7 +203,7 @@ public:
     }
 
 private:
-    [[gnu::noinline]] void step_three(const V* d, int n) {
+    SM_APART void step_three(const V* d, int n) {
         for (int j = 0; j < n; ++j) three[j] = sum(three[j], d[j] * (1 / unit<Scalar<V>>));
     }
 
@@ -220,7 +220,7 @@ private:
         if (any(where)) shift_groups(where, n_, connected);
     }
     template <class Connected>
-    [[gnu::noinline]] void shift_groups(Mask<V> where, int n_, Connected connected) {
+    SM_APART void shift_groups(Mask<V> where, int n_, Connected connected) {
         using F = Scalar<V>;
         const int n = size<N>(n_);
         V first[room<N>], rest1[room<N>], rest2[room<N>];

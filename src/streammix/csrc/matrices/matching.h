@@ -8,37 +8,54 @@
 namespace streammix::SM_ISA {
 
 // ------------------------------------------------------------------------------------------------- sets of columns, as bits
-// Rows of allowed columns. owner[j]: the row matched to column j, or -1.
+// Rows of allowed columns. owner[j]: the row matched to column j, or -1. N: n, or 0 for one known at run time.
+template <int N>
 struct Bipartite {
-    uint64_t rows[largest_n];
-    int owner[largest_n];
+    uint64_t rows[room<N>];
+    int owner[room<N>];
     int n;
 
-    // Finds row i a column, moving others along an augmenting path; `seen`: columns not to be tried again
-    bool augment(int i, uint64_t& seen) {
-        for (uint64_t open; (open = rows[i] & ~seen);) {
-            const int j = __builtin_ctzll(open);
-            seen |= uint64_t(1) << j;
-            if (owner[j] < 0 || augment(owner[j], seen)) {
-                owner[j] = i;
-                return true;
+    SM_FN static int lowest(uint64_t set) {
+#ifdef __CUDA_ARCH__
+        return __ffsll(set) - 1;
+#else
+        return __builtin_ctzll(set);
+#endif
+    }
+    // Finds row i a column, moving others along an augmenting path: path[0] = i gets column taken[0], whose owner path[1] gets taken[1], ...
+    // Columns are tried once, depth first. Without recursion, for which a device would have to know how much stack to keep.
+    SM_RARE bool augment(int i) {
+        int path[room<N>], taken[room<N>];
+        uint64_t seen = 0;
+        path[0] = i;
+        for (int depth = 0; depth >= 0;) {
+            const uint64_t open = rows[path[depth]] & ~seen;
+            if (!open) {
+                --depth;
+                continue;
             }
+            const int j = taken[depth] = lowest(open);
+            seen |= uint64_t(1) << j;
+            if (owner[j] >= 0) {
+                path[++depth] = owner[j];
+                continue;
+            }
+            for (; depth >= 0; --depth) owner[taken[depth]] = path[depth];
+            return true;
         }
         return false;
     }
-    bool match() {
+    SM_RARE bool match() {
         for (int j = 0; j < n; ++j) owner[j] = -1;
-        for (int i = 0; i < n; ++i) {
-            uint64_t seen = 0;
-            if (!augment(i, seen)) return false;
-        }
+        for (int i = 0; i < n; ++i)
+            if (!augment(i)) return false;
         return true;
     }
     // Whether some doubly stochastic matrix is positive exactly where columns are allowed: every one of them lies on a perfect matching, so
     // that from column j one comes, over columns allowed to the owner of the last, to every k from which one comes to j.
-    bool total_support() {
+    SM_RARE bool total_support() {
         if (!match()) return false;
-        uint64_t reach[largest_n];
+        uint64_t reach[room<N>];
         for (int j = 0; j < n; ++j) reach[j] = rows[owner[j]];
         for (int k = 0; k < n; ++k)
             for (int j = 0; j < n; ++j)
@@ -112,8 +129,8 @@ SM_FN void match_best4(const V* T, V* column) {
 // The same for one matrix of any n: a matching through entries of at least t, with t halved from 1 / n until there is one. With sums next to
 // one there is by t = 4 / (n + 1)^2; where there is none by t = 2^-60, the rows stay as they are.
 template <class V>
-void match_large(const V* T, V* column, int n, int at) {
-    Bipartite graph;
+SM_RARE void match_large(const V* T, V* column, int n, int at) {
+    Bipartite<0> graph;
     graph.n = n;
     for (double t = 1. / n; t > 1e-18; t /= 2) {
         for (int i = 0; i < n; ++i) {
@@ -156,7 +173,7 @@ SM_FN void sort_rows(V* key, V* with, V* T, V* R, int n_) {
 // In the matrices `where` some T_jj is small: brings rows to the columns they belong to; `origin` (which row of the logits each is) goes
 // along, and R with it.
 template <int N, class V>
-[[gnu::noinline]] void match_rows(Mask<V> where, V* T, V* R, V* origin, int n_) {
+SM_RARE void match_rows(Mask<V> where, V* T, V* R, V* origin, int n_) {
     using F = Scalar<V>;
     const int n = size<N>(n_);
     V column[room<N>];
@@ -173,7 +190,7 @@ template <int N, class V>
     sort_rows<N>(column, origin, T, R, n);
 }
 template <int N, class V>
-[[gnu::noinline]] void restore_rows(V* origin, V* T, int n) {
+SM_RARE void restore_rows(V* origin, V* T, int n) {
     sort_rows<N>(origin, (V*)nullptr, T, (V*)nullptr, n);
 }
 
