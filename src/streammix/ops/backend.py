@@ -2,9 +2,8 @@
 
 A backend is a package beside this file that says its NAME, its DEVICES, what it ACCEPTS in words and `serves` in code,
 and its `status()`, and that registers its kernels on the namespace `streammix` under its device's dispatch key. One
-that makes
-a site's matrix in the kernel of its logits also says for which n: `mixes(n)`.
-BACKENDS is the one place that names it.
+that makes a site's matrix in the kernel of its logits also says for which n: `mixes(n)`. BACKENDS is the one place that
+names it.
 """
 
 import os
