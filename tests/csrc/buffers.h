@@ -20,7 +20,9 @@ constexpr DType dtypes[] = {DType::float32, DType::float64, DType::float16, DTyp
 
 float half_to_float(uint16_t h) {
     const int exponent = h >> 10 & 31, mantissa = h & 1023;
-    const float magnitude = exponent == 31 ? (mantissa ? NAN : INFINITY) : exponent ? ldexpf(float(1024 + mantissa), exponent - 25) : ldexpf(float(mantissa), -24);
+    const float magnitude = exponent == 31 ? (mantissa ? NAN : INFINITY)
+                            : exponent     ? ldexpf(float(1024 + mantissa), exponent - 25)
+                                           : ldexpf(float(mantissa), -24);
     return h >> 15 ? -magnitude : magnitude;
 }
 float bfloat16_to_float(uint16_t h) {

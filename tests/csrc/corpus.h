@@ -13,9 +13,10 @@ using Matrix = std::vector<double>;
 namespace {
 
 using Random = std::mt19937;
-const char* const families[] = {"normal 1e-2", "normal 1", "normal 10", "normal 100", "normal 1e3", "normal 1e6", "normal 1e30", "normal 3e38", "uniform 10",
-                                "near identity", "near permutation", "blocks", "triangular", "0/60", "0/1e4", "0/1e30", "integers", "rank one", "Cauchy",
-                                "one huge", "constant", "subnormal", "signed zeros", "two values 3e38"};
+const char* const families[] = {"normal 1e-2", "normal 1",    "normal 10",  "normal 100",    "normal 1e3",       "normal 1e6",
+                                "normal 1e30", "normal 3e38", "uniform 10", "near identity", "near permutation", "blocks",
+                                "triangular",  "0/60",        "0/1e4",      "0/1e30",        "integers",         "rank one",
+                                "Cauchy",      "one huge",    "constant",   "subnormal",     "signed zeros",     "two values 3e38"};
 constexpr int family_count = sizeof families / sizeof *families;
 
 Matrix logits(int family, int n, Random& random) {
@@ -32,7 +33,14 @@ Matrix logits(int family, int n, Random& random) {
         for (int j = 0; j < n; ++j) {
             double& x = R[i * n + j];
             switch (family) {
-                case 0: case 1: case 2: case 3: case 4: case 5: case 6: case 7: x = scales[family] * normal(random); break;
+                case 0:
+                case 1:
+                case 2:
+                case 3:
+                case 4:
+                case 5:
+                case 6:
+                case 7: x = scales[family] * normal(random); break;
                 case 8: x = 10 * uniform(random); break;
                 case 9: x = (i != j ? -8 : 0) + 0.1 * normal(random); break;
                 case 10: x = (permutation[i] == j ? 30 : 0) + normal(random); break;

@@ -79,7 +79,7 @@ void divide(Matrix& M, int n, bool columns, double add, double least) {
 // The recipes of ops/sinkhorn_rules.py and their rules, once more.
 enum class Recipe { mhc, deepseek_v4, megatron, liger, transformer_engine, lucidrains };
 constexpr SinkhornRule sinkhorn_rules[] = {
-    {false, Start::normalised, 0}, {true, Start::softmax, 1e-6},   {true, Start::shifted, 1e-6},
+    {false, Start::normalised, 0}, {true, Start::softmax, 1e-6}, {true, Start::shifted, 1e-6},
     {true, Start::softmax, 1e-6},  {true, Start::normalised, 0}, {false, Start::shifted, 1e-12},
 };
 

@@ -49,7 +49,10 @@ void test_projection(const Kernels& k, DType t, int n, Random& random) {
         Buffer R(t, per_family * nn), T(t, per_family * nn);
         for (int m = 0; m < per_family; ++m) {
             const Matrix x = logits(family, n, random);
-            for (int e = 0; e < nn; ++e) R.set(m * nn + e, half ? std::min(65504.0, std::max(-65504.0, x[e])) : t == DType::bfloat16 ? std::min(3.38e38, std::max(-3.38e38, x[e])) : x[e]);
+            for (int e = 0; e < nn; ++e)
+                R.set(m * nn + e, half                   ? std::min(65504.0, std::max(-65504.0, x[e]))
+                                  : t == DType::bfloat16 ? std::min(3.38e38, std::max(-3.38e38, x[e]))
+                                                         : x[e]);
         }
         k.birkhoff({t, n, random() % 2 == 0}, R.data(), T.data(), 0, per_family, 0);
         for (int m = 0; m < per_family; ++m) {
@@ -85,7 +88,8 @@ void test_sinkhorn(const Kernels& k, DType t, int n, Random& random) {
         for (int rounds : {1, 2, 20})
             for (int family : {1, 2, 12, 19}) {
                 if ((!wide || corpus == Corpus::brief) && rounds != 2) continue;
-                const std::string place = where(k, t, n, "sinkhorn recipe ") + std::to_string(recipe) + " rounds " + std::to_string(rounds) + " " + families[family];
+                const std::string place =
+                    where(k, t, n, "sinkhorn recipe ") + std::to_string(recipe) + " rounds " + std::to_string(rounds) + " " + families[family];
                 Buffer R(t, count * nn), M(t, count * nn), G(t, count * nn), D(t, count * nn);
                 std::normal_distribution<double> normal;
                 for (int m = 0; m < count; ++m) {
@@ -100,7 +104,10 @@ void test_sinkhorn(const Kernels& k, DType t, int n, Random& random) {
                     // logits of size s are only known to s eps
                     double size = 1;
                     for (double v : x) size = std::max(size, family == 19 ? 1 : fabs(v));
-                    const double bound = (t == DType::float64 ? 1e-14 : t == DType::float32 ? 1e-6 : 2 * eps(t)) * (t == DType::float64 || t == DType::float32 ? size : 1);
+                    const double bound = (t == DType::float64   ? 1e-14
+                                          : t == DType::float32 ? 1e-6
+                                                                : 2 * eps(t)) *
+                                         (t == DType::float64 || t == DType::float32 ? size : 1);
                     const double off = difference(M.matrix(m, nn), expected);
                     check(off <= bound, place + ": off by " + std::to_string(off * 1e6) + "e-6");
                     const Matrix d = D.matrix(m, nn);
@@ -113,7 +120,8 @@ void test_sinkhorn(const Kernels& k, DType t, int n, Random& random) {
                         up = reference_sinkhorn(up, n, rounds, Recipe(recipe)), down = reference_sinkhorn(down, n, rounds, Recipe(recipe));
                         double slope = 0;
                         for (int f = 0; f < nn; ++f) slope += g[f] * (up[f] - down[f]) / (2 * h);
-                        check(fabs(slope - d[e]) <= 2e-8 * (1 + fabs(slope)), place + ": gradient " + std::to_string(d[e]) + ", differences " + std::to_string(slope));
+                        check(fabs(slope - d[e]) <= 2e-8 * (1 + fabs(slope)),
+                              place + ": gradient " + std::to_string(d[e]) + ", differences " + std::to_string(slope));
                     }
                 }
             }
@@ -149,7 +157,8 @@ void test_cayley(const Kernels& k, DType t, int n, Random& random) {
             Matrix A(nn, 0), P = q;
             double largest = 1;
             for (int i = 0, e = 0; i < n; ++i)
-                for (int j = i + 1; j < n; ++j, ++e) A[i * n + j] = a.get(m * entries + e), A[j * n + i] = -A[i * n + j], largest = std::max(largest, fabs(A[i * n + j]));
+                for (int j = i + 1; j < n; ++j, ++e)
+                    A[i * n + j] = a.get(m * entries + e), A[j * n + i] = -A[i * n + j], largest = std::max(largest, fabs(A[i * n + j]));
             for (int i = 0; i < n; ++i) P[i * n + i] += 1;
             for (int i = 0, e = 0; i < n; ++i)
                 for (int j = 0; j < n; ++j) {
@@ -173,7 +182,9 @@ using Run = void (*)(const Kernels&, Matrices, Buffer& R, Buffer& G, Buffer& out
 const Run operations[] = {
     [](const Kernels& k, Matrices m, Buffer& R, Buffer&, Buffer& out, int64_t b, int64_t e) { k.birkhoff(m, R.data(), out.data(), b, e, 0); },
     [](const Kernels& k, Matrices m, Buffer& R, Buffer& G, Buffer& out, int64_t b, int64_t e) { k.birkhoff_backward(m, G.data(), R.data(), out.data(), b, e); },
-    [](const Kernels& k, Matrices m, Buffer& R, Buffer&, Buffer& out, int64_t b, int64_t e) { k.sinkhorn(m, R.data(), out.data(), b, e, 9, sinkhorn_rules[int(Recipe::mhc)]); },
+    [](const Kernels& k, Matrices m, Buffer& R, Buffer&, Buffer& out, int64_t b, int64_t e) {
+        k.sinkhorn(m, R.data(), out.data(), b, e, 9, sinkhorn_rules[int(Recipe::mhc)]);
+    },
     [](const Kernels& k, Matrices m, Buffer& R, Buffer& G, Buffer& out, int64_t b, int64_t e) {
         k.sinkhorn_backward(m, G.data(), R.data(), out.data(), b, e, 9, sinkhorn_rules[int(Recipe::megatron)]);
     },
@@ -254,7 +265,8 @@ void test_agreement(const std::vector<const Kernels*>& all) {
         run(*all[0], {DType::float32, 4, false}, R, R, first, 0, count);
         for (const Kernels* k : all) {
             run(*k, {DType::float32, 4, true}, R, R, other, 0, count);
-            for (int m = 0; m < count; ++m) check(difference(first.matrix(m, 16), other.matrix(m, 16)) <= 1e-6, std::string(k->isa) + " and " + all[0]->isa + " differ");
+            for (int m = 0; m < count; ++m)
+                check(difference(first.matrix(m, 16), other.matrix(m, 16)) <= 1e-6, std::string(k->isa) + " and " + all[0]->isa + " differ");
         }
     }
 }

@@ -30,7 +30,8 @@ void test_streams(const Kernels& k, DType t, int n, Random& random) {
             Buffer out(t, tokens * width), u(t, tokens * C);
             k.write(s, {x.data(), y.data(), post.data(), res.data(), out.data(), large}, 0, tokens);
             k.read(s, x.data(), pre.data(), u.data(), 0, tokens);
-            Buffer dx(t, tokens * width), dy(t, tokens * C), dpost(wide, tokens * n), dres(wide, tokens * square), rdx(t, tokens * width), dpre(wide, tokens * n);
+            Buffer dx(t, tokens * width), dy(t, tokens * C), dpost(wide, tokens * n), dres(wide, tokens * square), rdx(t, tokens * width),
+                dpre(wide, tokens * n);
             k.write_backward(s, {G.data(), x.data(), y.data(), post.data(), res.data(), dx.data(), dy.data(), dpost.data(), dres.data(), large}, 0, tokens);
             k.read_backward(s, {y.data(), x.data(), pre.data(), rdx.data(), dpre.data(), large}, 0, tokens);
             for (int64_t m = 0; m < tokens; ++m) {
@@ -83,8 +84,7 @@ void test_sites(const Kernels& k, DType t, int n, Random& random) {
         Buffer bias = filled(wide, rows, 0, random);
         const Packed packed = k.packed(s, rows, tokens);
         Buffer panel(wide, packed.panel), blocks(wide, packed.blocks);
-        Generator g{weight.data(), nullptr, nullptr, scale.data(), bias.data(), rows, 1e-6,
-                    Activation::sigmoid, Activation::twice_sigmoid, 1e-3, 1.5, 1e-2};
+        Generator g{weight.data(), nullptr, nullptr, scale.data(), bias.data(), rows, 1e-6, Activation::sigmoid, Activation::twice_sigmoid, 1e-3, 1.5, 1e-2};
         if (packed.panel) k.pack_panel(s, weight.data(), rows, panel.data()), g.panel = panel.data();
         k.pack_blocks(s, weight.data(), rows, blocks.data());
         g.blocks = blocks.data();
@@ -126,13 +126,14 @@ void test_sites(const Kernels& k, DType t, int n, Random& random) {
             Buffer dx, dy, dpost, dres, dweight, dscale, dbias;
         };
         const auto gradients = [&] {
-            return Gradients{{t, tokens * width}, {t, tokens * C}, {wide, tokens * n}, {wide, tokens * n * n}, {wide, packed.blocks}, {wide, rows}, {wide, rows}};
+            return Gradients{{t, tokens * width},   {t, tokens * C}, {wide, tokens * n}, {wide, tokens * n * n},
+                             {wide, packed.blocks}, {wide, rows},    {wide, rows}};
         };
         Gradients a = gradients(), b = gradients();
         Buffer between(t, tokens * width);
         const auto site = [&](Gradients& d, void* dx) {
-            return ReadBackward{du.data(),     dpost.data(),    dmix.data(), through.data(),   state.data(),    two.P.data(),
-                                two.r.data(), dx, d.dweight.data(), d.dscale.data(), d.dbias.data()};
+            return ReadBackward{du.data(),    dpost.data(), dmix.data(),      through.data(),  state.data(),  two.P.data(),
+                                two.r.data(), dx,           d.dweight.data(), d.dscale.data(), d.dbias.data()};
         };
         const auto write = [&](Gradients& d, const void* grad) {
             return WriteBackward{grad, x.data(), y.data(), post.data(), res.data(), d.dx.data(), d.dy.data(), d.dpost.data(), d.dres.data(), false};

@@ -20,10 +20,12 @@ struct Row {
 template <int N>
 SM_FN void load(const float* from, float* x) {
     if constexpr (N * N % 4 == 0) {
+        // clang-format off: it loses the indentation
         SM_UNROLL for (int e = 0; e < N * N; e += 4) {
             const float4 four = *reinterpret_cast<const float4*>(from + e);
             x[e] = four.x, x[e + 1] = four.y, x[e + 2] = four.z, x[e + 3] = four.w;
         }
+        // clang-format on
     } else {
         SM_UNROLL for (int e = 0; e < N * N; ++e) x[e] = from[e];
     }

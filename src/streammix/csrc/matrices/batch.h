@@ -123,7 +123,8 @@ void sinkhorn_range(Matrices m, const Memory* logits, Memory* M, int64_t begin, 
     }
 }
 template <int N, class V, class Memory>
-void sinkhorn_backward_range(Matrices m, const Memory* grad, const Memory* logits, Memory* out, int64_t begin, int64_t end, int rounds, const SinkhornRule& rule) {
+void sinkhorn_backward_range(Matrices m, const Memory* grad, const Memory* logits, Memory* out, int64_t begin, int64_t end, int rounds,
+                             const SinkhornRule& rule) {
     const bool clamped = rule.start == Start::shifted;
     Scratch<V> memory(clamped ? clamped_history(m.n, rounds) : scaled_history(m.n, rounds));
     const auto blocks = [&](auto f) { for_each_block<N, V>(m, logits, grad, out, begin, end, f); };
@@ -151,16 +152,15 @@ inline void birkhoff_any(Matrices m, const void* logits, void* T, int64_t begin,
     for_number(ProjectionSizes(), m, [&]<int N, class V, class Memory>() { birkhoff_range<N, V>(m, (const Memory*)logits, (Memory*)T, begin, end, tol); });
 }
 inline void birkhoff_backward_any(Matrices m, const void* grad, const void* T, void* out, int64_t begin, int64_t end) {
-    for_number(ProjectionSizes(), m, [&]<int N, class V, class Memory>() {
-        birkhoff_backward_range<N, V>(m, (const Memory*)grad, (const Memory*)T, (Memory*)out, begin, end);
-    });
+    for_number(ProjectionSizes(), m,
+               [&]<int N, class V, class Memory>() { birkhoff_backward_range<N, V>(m, (const Memory*)grad, (const Memory*)T, (Memory*)out, begin, end); });
 }
 inline void sinkhorn_any(Matrices m, const void* logits, void* M, int64_t begin, int64_t end, int rounds, const SinkhornRule& rule) {
-    for_number(SinkhornSizes(), m, [&]<int N, class V, class Memory>() {
-        sinkhorn_range<N, V>(m, (const Memory*)logits, (Memory*)M, begin, end, rounds, rule);
-    });
+    for_number(SinkhornSizes(), m,
+               [&]<int N, class V, class Memory>() { sinkhorn_range<N, V>(m, (const Memory*)logits, (Memory*)M, begin, end, rounds, rule); });
 }
-inline void sinkhorn_backward_any(Matrices m, const void* grad, const void* logits, void* out, int64_t begin, int64_t end, int rounds, const SinkhornRule& rule) {
+inline void sinkhorn_backward_any(Matrices m, const void* grad, const void* logits, void* out, int64_t begin, int64_t end, int rounds,
+                                  const SinkhornRule& rule) {
     for_number(SinkhornSizes(), m, [&]<int N, class V, class Memory>() {
         sinkhorn_backward_range<N, V>(m, (const Memory*)grad, (const Memory*)logits, (Memory*)out, begin, end, rounds, rule);
     });

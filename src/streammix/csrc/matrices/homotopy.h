@@ -136,6 +136,7 @@ SM_APART void first_level(const V* R, V& k, Mask<V> far, Scalar<V> reach, V* T, 
     using F = Scalar<V>;
     const int n = size<N>(n_);
     const V most = V(Format<F>::max), none = V(0);
+    constexpr F scale = 1 / unit<F>;
     V masked = none, poison = none, spread = none;
     for (int i = 0; i < n; ++i) {
         V low = most, high = -most;
@@ -147,7 +148,7 @@ SM_APART void first_level(const V* R, V& k, Mask<V> far, Scalar<V> reach, V* T, 
             low = min(select(out, most, r), low);
             high = max(r, high);
         }
-        spread = max(high * (1 / unit<F>) - low * (1 / unit<F>), spread);
+        spread = max(high * scale - low * scale, spread);
     }
     masked = select(far, masked, none);
     if (any(none < masked)) poison += select(none < not_supported<N>(R, masked, n), most + most, none) * F(0);

@@ -29,8 +29,11 @@ SM_FN V exp_without_power(V x, V& k) {
     } else {
         const V r = (x - k * F(6.93147180369123816490e-1)) - k * F(1.90821492927058770002e-10);
         V p = F(1.0 / 6227020800.0);
-        constexpr F inverse_factorial[] = {1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5};
+        constexpr F inverse_factorial[] = {1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040,
+                                           1.0 / 720,       1.0 / 120,      1.0 / 24,      1.0 / 6,      0.5};
+        // clang-format off: it loses the indentation
         SM_UNROLL for (int i = 0; i < 11; ++i) p = inverse_factorial[i] + r * p;
+        // clang-format on
         return F(1) + (r + r * r * p);
     }
 }

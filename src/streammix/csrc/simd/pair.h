@@ -44,8 +44,11 @@ struct MaskOf<Pair<V>> {
     using type = PairMask<Mask<V>>;
 };
 
-#define SM_PAIRED(f) \
-    template <class V> SM_FN Pair<V> f(Pair<V> x) { return {f(x.a), f(x.b)}; }
+#define SM_PAIRED(f)             \
+    template <class V>           \
+    SM_FN Pair<V> f(Pair<V> x) { \
+        return {f(x.a), f(x.b)}; \
+    }
 SM_PAIRED(abs)
 SM_PAIRED(sqrt)
 SM_PAIRED(reciprocal)

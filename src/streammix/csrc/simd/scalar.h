@@ -64,28 +64,28 @@ SM_FN float inverse(float x) { return approximate_reciprocal(x); }
 #else
 SM_FN float inverse(float x) { return 1 / x; }
 #endif
-#define SM_SCALAR(F)                                                                                              \
-    SM_FN F select(bool m, F a, F b) { return m ? a : b; }                                                        \
-    SM_FN F abs(F x) { return __builtin_fabs(x); }                                                                \
-    SM_FN F min(F a, F b) { return a < b ? a : b; }                                                               \
-    SM_FN F max(F a, F b) { return a > b ? a : b; }                                                               \
-    SM_FN F max_abs(F a, F b) { return max(abs(b), a); }                                                          \
-    SM_FN F sqrt(F x) { return __builtin_sqrt(x); }                                                               \
-    SM_FN F reciprocal(F x) { return inverse(x); }                                                                \
-    SM_FN F rough_reciprocal(F x) { return inverse(x); }                                                          \
-    SM_FN F round_even(F x) { return __builtin_rint(x); }                                                         \
-    /* floor(log2 |x|) of a normal number, as a number */                                                         \
-    SM_FN F exponent(F x) {                                                                                       \
-        using I = Format<F>::Int;                                                                                 \
-        return F(((bit_cast<I>(x) >> Format<F>::mantissa) & (2 * Format<F>::bias + 1)) - Format<F>::bias);        \
-    }                                                                                                             \
-    /* 2^k for an integral k with a normal result */                                                              \
-    SM_FN F power_of_two(F k) {                                                                                   \
-        using I = Format<F>::Int;                                                                                 \
-        return bit_cast<F>((I(k) + Format<F>::bias) << Format<F>::mantissa);                                      \
-    }                                                                                                             \
-    SM_FN F times_power_of_two(F x, F k) { return x * power_of_two(k); }                                          \
-    SM_FN F lane(F x, int) { return x; }                                                                          \
+#define SM_SCALAR(F)                                                                                       \
+    SM_FN F select(bool m, F a, F b) { return m ? a : b; }                                                 \
+    SM_FN F abs(F x) { return __builtin_fabs(x); }                                                         \
+    SM_FN F min(F a, F b) { return a < b ? a : b; }                                                        \
+    SM_FN F max(F a, F b) { return a > b ? a : b; }                                                        \
+    SM_FN F max_abs(F a, F b) { return max(abs(b), a); }                                                   \
+    SM_FN F sqrt(F x) { return __builtin_sqrt(x); }                                                        \
+    SM_FN F reciprocal(F x) { return inverse(x); }                                                         \
+    SM_FN F rough_reciprocal(F x) { return inverse(x); }                                                   \
+    SM_FN F round_even(F x) { return __builtin_rint(x); }                                                  \
+    /* floor(log2 |x|) of a normal number, as a number */                                                  \
+    SM_FN F exponent(F x) {                                                                                \
+        using I = Format<F>::Int;                                                                          \
+        return F(((bit_cast<I>(x) >> Format<F>::mantissa) & (2 * Format<F>::bias + 1)) - Format<F>::bias); \
+    }                                                                                                      \
+    /* 2^k for an integral k with a normal result */                                                       \
+    SM_FN F power_of_two(F k) {                                                                            \
+        using I = Format<F>::Int;                                                                          \
+        return bit_cast<F>((I(k) + Format<F>::bias) << Format<F>::mantissa);                               \
+    }                                                                                                      \
+    SM_FN F times_power_of_two(F x, F k) { return x * power_of_two(k); }                                   \
+    SM_FN F lane(F x, int) { return x; }                                                                   \
     SM_FN void set_lane(F& x, int, F value) { x = value; }
 SM_SCALAR(float)
 SM_SCALAR(double)

@@ -65,10 +65,8 @@ SM_FN void stream(void* p, Vector v) {
 // A store past the caches: a line is then written without being read first. p is aligned to what is written.
 template <class M, class F, int W>
 SM_FN void store_past_caches(M* p, Simd<F, W> x) {
-    if constexpr (sizeof(M) == 2)
-        stream(p, narrow<W>(M(), x.v));
-    else
-        stream(p, x.v);
+    if constexpr (sizeof(M) == 2) stream(p, narrow<W>(M(), x.v));
+    else stream(p, x.v);
 }
 template <class M, class F, int W>
 SM_FN void store_past_caches(M* p, Pair<Simd<F, W>> x) {

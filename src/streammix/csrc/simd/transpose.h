@@ -49,11 +49,13 @@ template <class F, int W, class Memory, class Address>
 SM_FN Simd<F, W> load_parts(Address at) {
     if constexpr (sizeof(Memory) == 2) {
         typename VectorOf<uint64_t, W / 4>::type p;
+        // clang-format off: it loses the indentation
         SM_UNROLL for (int b = 0; b < W / 4; ++b) {
             uint64_t four;
             memcpy(&four, at(b), 8);
             p[b] = four;
         }
+        // clang-format on
         return widen<W>(Memory(), (U16<W>)p);
     } else {
         return gather_parts<F, W>(at, 0);

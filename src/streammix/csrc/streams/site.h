@@ -35,9 +35,8 @@ SM_FN void for_numbers(int count, Function f) {
 // multiplier * activation + more
 template <class V>
 SM_FN void activate_all(Activation how, const Scalar<V>* logits, Scalar<V>* out, int count, Scalar<V> multiplier, Scalar<V> more) {
-    for_numbers<V>(count, [&](int i, auto many) __attribute__((always_inline)) {
-        store(out + i, V(multiplier) * activate(how, load<V>(logits + i, many)) + V(more), many);
-    });
+    for_numbers<V>(count, [&](int i, auto many)
+                              __attribute__((always_inline)) { store(out + i, V(multiplier) * activate(how, load<V>(logits + i, many)) + V(more), many); });
 }
 
 // ------------------------------------------------------------------------------------------------------------ a generator, typed
@@ -74,8 +73,8 @@ void write_range(Streams s, Write w, int64_t begin, int64_t end) {
     using F = Scalar<V>;
     const int64_t width = s.n * s.C;
     for (int64_t t = begin; t < end; ++t)
-        write_token<N, past_caches, Columns<V, M>>((const M*)w.x + t * width, (const M*)w.y + t * s.C, (const F*)w.post + t * s.n, (const F*)w.res + t * s.n * s.n,
-                          (M*)w.out + t * width, s.n, s.C);
+        write_token<N, past_caches, Columns<V, M>>((const M*)w.x + t * width, (const M*)w.y + t * s.C, (const F*)w.post + t * s.n,
+                                                   (const F*)w.res + t * s.n * s.n, (M*)w.out + t * width, s.n, s.C);
 }
 
 template <int N, class V, class M>
@@ -123,7 +122,7 @@ SM_FN void write_backward_one(Streams s, WriteBackward w, const M* grad, int64_t
     using F = Scalar<V>;
     const int64_t width = s.n * s.C, square = int64_t(s.n) * s.n;
     write_token_backward<N, past_caches, V>(grad, (const M*)w.x + t * width, (const M*)w.y + t * s.C, (const F*)w.post + t * s.n, (const F*)w.res + t * square,
-                               (M*)w.dx + t * width, (M*)w.dy + t * s.C, (F*)w.dpost + t * s.n, (F*)w.dres + t * square, s.n, s.C);
+                                            (M*)w.dx + t * width, (M*)w.dy + t * s.C, (F*)w.dpost + t * s.n, (F*)w.dres + t * square, s.n, s.C);
 }
 // grad: the first token's gradient of what was written
 template <int N, class V, class M>
@@ -189,9 +188,15 @@ void site_read_backward_block(Streams s, const Generated<V>& gen, ReadBackward r
     const int64_t width = s.n * s.C;
     const M *x = (const M*)r.x, *du = (const M*)r.du, *through = (const M*)r.through;
     for (int64_t t = begin; t < end; ++t) logit_gradients<N, V, M>(s, gen, r, t, begin, kept);
-    const BlockInputs<V, M> in{x + begin * width, du ? du + begin * s.C : nullptr, through ? through + begin * width : nullptr,
-                               kept.q,            kept.a,                          kept.pre,
-                               int(end - begin),  gen.rows,                        s.n,
+    const BlockInputs<V, M> in{x + begin * width,
+                               du ? du + begin * s.C : nullptr,
+                               through ? through + begin * width : nullptr,
+                               kept.q,
+                               kept.a,
+                               kept.pre,
+                               int(end - begin),
+                               gen.rows,
+                               s.n,
                                s.C};
     phi_gradients<V, M>(in, gen.blocks, (Scalar<V>*)r.dweight, dx);
 }
@@ -228,9 +233,7 @@ SM_FN void for_parameters(Streams s, Function f) {
 }
 inline Packed packed_any(Streams s, int rows, int64_t tokens) {
     Packed size{0, 0};
-    for_parameters(s, [&]<class V>() {
-        size = {tokens >= many_tokens ? panel_numbers<V>(rows, s.n * s.C) : 0, blocks_numbers<V>(rows, s.n, s.C)};
-    });
+    for_parameters(s, [&]<class V>() { size = {tokens >= many_tokens ? panel_numbers<V>(rows, s.n * s.C) : 0, blocks_numbers<V>(rows, s.n, s.C)}; });
     return size;
 }
 inline void pack_panel_any(Streams s, const void* weight, int rows, void* panel) {
@@ -256,7 +259,7 @@ inline void read_backward_any(Streams s, ReadOnlyBackward r, int64_t begin, int6
             for (int64_t t = begin; t < end; ++t) {
                 const int64_t at = t * s.n * s.C, small = t * s.n;
                 read_token_backward<N, past_caches, Columns<V, M>>((const M*)r.du + t * s.C, (const M*)r.x + at, (const F*)r.pre + small, (M*)r.dx + at,
-                                                       (F*)r.dpre + small, s.n, s.C);
+                                                                   (F*)r.dpre + small, s.n, s.C);
             }
         };
         if (!r.large || !rows_are_aligned<Columns<V, M>, M>(r.dx, s.C)) return run.template operator()<false>();

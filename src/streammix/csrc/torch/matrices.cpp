@@ -13,8 +13,7 @@ constexpr int64_t beyond_own_caches = int64_t(4) << 20;  // bytes of results; th
 
 Matrices matrices_of(const Tensor& t) {
     const int64_t dim = t.dim(), n = dim < 2 ? 0 : t.size(dim - 1);
-    SM_CHECK(n >= 1 && n <= largest_n && t.size(dim - 2) == n,
-                    "streammix: the CPU backend takes matrices (..., n, n) with 1 <= n <= ", largest_n);
+    SM_CHECK(n >= 1 && n <= largest_n && t.size(dim - 2) == n, "streammix: the CPU backend takes matrices (..., n, n) with 1 <= n <= ", largest_n);
     return {dtype_of(t), static_cast<int>(n), t.numel() * element_size(t) >= beyond_own_caches};
 }
 
@@ -64,8 +63,7 @@ Tensor cayley(const Tensor& entries, int64_t n) {
     const DType dtype = dtype_of(entries);
     const int64_t dim = entries.dim(), count = n * (n - 1) / 2;
     SM_CHECK(dtype == DType::float32 || dtype == DType::float64, "streammix: cayley takes float32 and float64");
-    SM_CHECK(2 <= n && n <= largest_n && dim >= 1 && entries.size(dim - 1) == count,
-                    "streammix: cayley takes n (n - 1) / 2 entries and 2 <= n <= ", largest_n);
+    SM_CHECK(2 <= n && n <= largest_n && dim >= 1 && entries.size(dim - 1) == count, "streammix: cayley takes n (n - 1) / 2 entries and 2 <= n <= ", largest_n);
     const Tensor in = as_contiguous(entries);
     Tensor out = new_tensor(in, in, dim - 1, {n, n});
     const void* from = in.const_data_ptr();

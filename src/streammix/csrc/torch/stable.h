@@ -41,8 +41,8 @@ AOTITorchError aoti_torch_get_device_index(AtenTensorHandle, int32_t*);
 AOTITorchError aoti_torch_is_contiguous(AtenTensorHandle, bool*);
 AOTITorchError torch_get_mutable_data_ptr(AtenTensorHandle, void**);
 AOTITorchError torch_get_const_data_ptr(AtenTensorHandle, const void**);
-AOTITorchError aoti_torch_empty_strided(int64_t dim, const int64_t* sizes, const int64_t* strides, int32_t dtype, int32_t device_type,
-                                        int32_t device, AtenTensorHandle*);
+AOTITorchError aoti_torch_empty_strided(int64_t dim, const int64_t* sizes, const int64_t* strides, int32_t dtype, int32_t device_type, int32_t device,
+                                        AtenTensorHandle*);
 
 // The dispatcher, and libraries of operators
 AOTITorchError torch_call_dispatcher(const char* op, const char* overload, StableIValue* stack, uint64_t built_for);
@@ -68,8 +68,8 @@ template <class... Parts>
 }
 
 // SM_CHECK(condition, what, to, say): std::runtime_error, which torch raises as RuntimeError
-#define SM_CHECK(condition, ...) \
-    do {                         \
+#define SM_CHECK(condition, ...)                          \
+    do {                                                  \
         if (!(condition)) ::streammix::fail(__VA_ARGS__); \
     } while (false)
 
@@ -200,8 +200,8 @@ public:
     void def(const char* schema) { succeed(aoti_torch_library_def(handle, schema)); }
     void impl(const char* name, void (*function)(StableIValue*, uint64_t, uint64_t)) { succeed(torch_library_impl(handle, name, function, built_for)); }
 };
-#define SM_LIBRARY(name, key)                                                                        \
-    static void fill_##name(::streammix::Library&);                                                  \
+#define SM_LIBRARY(name, key)                                                                            \
+    static void fill_##name(::streammix::Library&);                                                      \
     static const ::streammix::Library library_##name("streammix", key, __FILE__, __LINE__, fill_##name); \
     void fill_##name(::streammix::Library& m)
 

@@ -160,13 +160,13 @@ struct Generators {
         const int rows = weight.dim() == 2 ? static_cast<int>(weight.size(0)) : 0;
         const bool wide = tokens.streams.dtype == DType::float64;
         SM_CHECK(rows >= 2 * n && weight.size(1) == n * tokens.streams.C && bias.numel() == rows && gates >= 2 && gates <= 3,
-                        "streammix: weight is (2 n + mixing logits, n C), bias one number a row, gate two or three numbers");
+                 "streammix: weight is (2 n + mixing logits, n C), bias one number a row, gate two or three numbers");
         for (const Tensor& t : {weight, bias, gate})
             SM_CHECK(dtype_of(t) == (wide ? DType::float64 : DType::float32), "streammix: parameters are float32, for float64 streams float64");
         scale.resize(rows * (wide ? sizeof(double) : sizeof(float)));
         wide ? spread<double>(as_contiguous(gate), n, rows, mix_gate) : spread<float>(as_contiguous(gate), n, rows, mix_gate);
-        g = {weight.const_data_ptr(), nullptr, nullptr, scale.data(), bias.const_data_ptr(), rows, norm_eps,
-             activation(read), activation(write), read_eps, write_multiplier, write_eps};
+        g = {weight.const_data_ptr(), nullptr,  nullptr,          scale.data(), bias.const_data_ptr(), rows, norm_eps, activation(read),
+             activation(write),       read_eps, write_multiplier, write_eps};
     }
 
     // phi alone: projections, which nothing is made of yet
@@ -276,8 +276,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> write_site_read(const
 
 // Without the derivatives' needs, and with H_res, the projection of the mixing logits
 std::tuple<Tensor, Tensor, Tensor, Tensor> next_site(const Tensor& x, const Tensor& y, const Tensor& post, const Tensor& res, const Tensor& weight,
-                                                     const Tensor& gate, const Tensor& bias, double mix_gate, double norm_eps, int64_t read,
-                                                     int64_t write, double read_eps, double write_multiplier, double write_eps, std::optional<double> tol) {
+                                                     const Tensor& gate, const Tensor& bias, double mix_gate, double norm_eps, int64_t read, int64_t write,
+                                                     double read_eps, double write_multiplier, double write_eps, std::optional<double> tol) {
     const Tokens tokens(x);
     const Streams s = tokens.streams;
     const Written in(tokens, x, y, post, res);
@@ -351,13 +351,23 @@ struct ReadGradients {
           inverse_rms(tokens.coefficient(inverse_rms_, "inverse_rms", {})) {}
 
     ReadBackward of(const void* through, const void* x, void* dx) const {
-        return {du.const_data_ptr(),        dpost.const_data_ptr(),       dmix.const_data_ptr(), through, x,
-                projected.const_data_ptr(), inverse_rms.const_data_ptr(), dx,                    nullptr, nullptr, nullptr};
+        return {du.const_data_ptr(),
+                dpost.const_data_ptr(),
+                dmix.const_data_ptr(),
+                through,
+                x,
+                projected.const_data_ptr(),
+                inverse_rms.const_data_ptr(),
+                dx,
+                nullptr,
+                nullptr,
+                nullptr};
     }
 };
 
 // dweight, dgate and dbias out of what summed_over_ranges left
-std::tuple<Tensor, Tensor, Tensor> parameter_gradients(const Tokens& tokens, const Generators& gen, const ParameterSums& sums, const Tensor& gate, const Kernels& k) {
+std::tuple<Tensor, Tensor, Tensor> parameter_gradients(const Tokens& tokens, const Generators& gen, const ParameterSums& sums, const Tensor& gate,
+                                                       const Kernels& k) {
     Tensor dweight = new_like(gen.weight), dgate = new_like(gate), dbias = new_like(gen.bias);
     const auto typed = [&]<class F>(F) {
         const F* from = reinterpret_cast<const F*>(sums.total.get());
@@ -369,7 +379,8 @@ std::tuple<Tensor, Tensor, Tensor> parameter_gradients(const Tokens& tokens, con
     return {dweight, dgate, dbias};
 }
 
-std::tuple<Tensor, Tensor> coefficients_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& projected, const Tensor& inverse_rms) {
+std::tuple<Tensor, Tensor> coefficients_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& projected,
+                                                 const Tensor& inverse_rms) {
     const Tokens tokens(x);
     const Tensor X = as_contiguous(x);
     const Kernels& k = kernels();

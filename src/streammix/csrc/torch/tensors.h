@@ -1,7 +1,6 @@
 // Tensors of LibTorch's stable ABI as the kernels want them.
 #pragma once
 
-
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
