@@ -3,6 +3,7 @@
 # make docs   the documentation as a site, in site/; warnings are errors
 # make sanitize  the C++ under AddressSanitizer and UBSan; SANITIZE=long for every instruction set and a longer corpus
 # make bench  accuracy, digits and run time of the projection, time and memory of a site; renews the figures and pictures in docs
+# make gpu    on a machine with one: the kernels checked on the device, then timed; JSON in runs/gpu.json
 # make test-torch VERSION=2.10.0  the suite on another torch
 # make wheel  one wheel for all Pythons and torches, in dist/
 # All create .venv first; a second run finds it ready.
@@ -18,7 +19,7 @@ TYPED = $(BIN)/python -m pytest --numprocesses auto --jaxtyping-packages=streamm
 	tests/layers tests/manifolds tests/diagnostics tests/test_functional.py tests/test_recipes.py
 NATIVE := setup.py $(shell find src/streammix/csrc -name "*.h" -o -name "*.cpp")
 
-.PHONY: demo test lint docs test-torch sanitize bench wheel clean
+.PHONY: demo test lint docs test-torch sanitize bench gpu wheel clean
 .DEFAULT_GOAL := demo
 
 $(PACKAGES): requirements-dev.txt
@@ -61,6 +62,11 @@ bench: $(READY)
 	$(BIN)/streammix bench projection --json docs/bench.json --plot docs/images/projection.svg
 	$(BIN)/streammix bench digits --json docs/bench-digits.json --plot docs/images/digits.svg
 	$(BIN)/streammix bench site --json docs/bench-site.json --plot docs/images/site.svg
+
+# Uses a torch that is there: PYTHON's, with its GPU build, pytest and this package's [lab].
+gpu:
+	PYTHONPATH=src $(PYTHON) -m pytest -m gpu tests/triton
+	PYTHONPATH=src $(PYTHON) -m _streammix_command bench device --json runs/gpu.json
 
 wheel: $(PACKAGES)
 	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .

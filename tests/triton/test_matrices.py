@@ -10,6 +10,7 @@ from streammix.ops.sinkhorn_rules import RECIPES, rule_of
 from streammix.ops.triton import birkhoff as thread
 from streammix.ops.triton import launch
 
+pytestmark = pytest.mark.gpu
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SMALLEST = 1e-12
 #: Levels of the homotopy by the hundred, each many calls of the interpreter.

@@ -15,6 +15,7 @@ from streammix.ops.operators.site import _next_site
 from streammix.ops.triton import launch_sites as sites
 from streammix.ops.triton import launch_streams as ours
 
+pytestmark = pytest.mark.gpu
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = [(37, 4, 200), (5, 2, 64), (3, 3, 1100), (18, 5, 40), (20, 8, 24), (1, 4, 7)]  # tokens, n, C
 CODES = (1, 2, 1e-3, 1.5, 1e-2)  # sigmoid, twice sigmoid, eps of the reads, multiplier and eps of the writes

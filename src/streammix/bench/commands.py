@@ -1,4 +1,4 @@
-"""The commands `streammix bench projection`, `digits` and `site`."""
+"""The commands `streammix bench projection`, `digits`, `site` and `device`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,6 +73,21 @@ def site(
     """What hyper-connections cost in time and memory against a plain residual."""
     settings = {"n": n, "dim": tuple(dim), "turns": turns, "compile": compiled}
     measure("site", settings, only, threads, json, plot)
+
+
+@benchmarks.command(
+    epilog="Parts: copy, projection, site, step. Example: [bold]streammix bench device --json gpu.json[/bold]"
+)
+def device(
+    only: Only = None,
+    device: Annotated[str, typer.Option(help="cuda (ROCm too), or cpu, in small, to try it out.")] = "cuda",
+    n: Rows = 4,
+    turns: Annotated[int, typer.Option(help="Samples of each contender; the median counts.")] = 7,
+    compiled: Compile = True,
+    json: Json = None,
+) -> None:
+    """What the kernels cost on a GPU, against plain and compiled formulas and a copy."""
+    measure("device", {"device": device, "n": n, "turns": turns, "compile": compiled}, only, None, json, None)
 
 
 def measure(

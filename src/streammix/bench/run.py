@@ -14,13 +14,14 @@ from streammix import backends
 from streammix.lab.errors import LabError
 from streammix.lab.machine import processor
 
+from .device.suite import SUITE as DEVICE
 from .digits.suite import SUITE as DIGITS
 from .figure import draw
 from .projection.suite import SUITE as PROJECTION
 from .site.suite import SUITE as SITE
 from .suite import Rows, Suite
 
-SUITES = {"projection": PROJECTION, "digits": DIGITS, "site": SITE}
+SUITES = {"projection": PROJECTION, "digits": DIGITS, "site": SITE, "device": DEVICE}
 
 
 def bench(
@@ -35,7 +36,7 @@ def bench(
     """Measure, print tables as they are ready, and write JSON and plot where asked for.
 
     Args:
-        name: "projection", "digits" or "site".
+        name: "projection", "digits", "site" or "device".
         options: values for fields of the suite's settings; what is not given keeps its default.
         threads: CPU threads; None: torch's choice.
         only: names of the parts wanted; empty: all.
@@ -105,8 +106,9 @@ def _settings(name: str, suite: Suite, options: Mapping[str, Any]) -> Any:
 
 def machine() -> dict[str, str]:
     """What the figures were measured on."""
-    chosen = next((b for b in reversed(backends()) if b.chosen), None)
-    return {
+    chosen = next((b for b in backends() if b.chosen), None)
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return gpu | {
         "cpu": processor(),
         "threads": str(torch.get_num_threads()),
         "torch": torch.__version__,
