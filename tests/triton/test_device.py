@@ -23,9 +23,9 @@ def test_importing_the_package_imports_no_triton():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asked where there is no device")
 def test_what_cannot_run_says_why():
-    with pytest.raises(RuntimeError, match="'triton' cannot run here: no CUDA or ROCm device is available"):
-        with sm.backend("triton"):
-            pass
+    why = "'triton' cannot run here: no CUDA or ROCm device is available"
+    with pytest.raises(RuntimeError, match=why), sm.backend("triton"):
+        pass
 
 
 class TestOnADevice:
