@@ -66,6 +66,11 @@ def samples(dtype=torch.float64):
             *(make(5, 4, 3), y, post, res, x, y, post, res, make(5, 4, 3)),
             *(weight, gate, bias, make(5, 4, 4), P, r, 0.0, *codes, *SINKHORN),
         ),
+        "write_carried_site": (x, y, post, res, pre, weight, gate, bias, *settings, *SINKHORN),
+        "write_carried_site_backward": (
+            *(make(5, 4, 3), y, pre, post, res, x, y, post, res, pre, make(5, 4, 3)),
+            *(weight, gate, bias, make(5, 4, 4), P, r, 0.0, *codes, *SINKHORN),
+        ),
         "next_site": (
             *(t.detach() for t in (x, y, post, T[0, :1].expand(5, 4, 4), weight, gate, bias)),
             *(*settings, None),

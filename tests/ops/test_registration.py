@@ -197,7 +197,7 @@ def test_a_toy_backend_is_found_chosen_and_refused(toy):
         ("eager", "True ('eager',)"),
         ("auto", "False ('cpu', 'eager')"),
         ("", "False ('cpu', 'eager')"),
-        ("warp", "ValueError: STREAMMIX_BACKEND: no backend is called 'warp'; accepted: auto, cpu, eager"),
+        ("warp", "ValueError: STREAMMIX_BACKEND: no backend is called 'warp'; accepted: auto, cpu, triton, eager"),
     ],
 )
 def test_the_environment_sets_the_backend_of_a_process(value, said):

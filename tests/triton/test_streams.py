@@ -123,6 +123,22 @@ def test_a_site_with_its_matrix(rule, seed):
         same(ours_, wanted, 2 * c.rounding)
 
 
+@pytest.mark.parametrize("rule", [(0, 0, False, False, 0.0), (5, 2, True, True, 1e-6)], ids=["exact", "softmax"])
+def test_weights_carried_to_the_next_site(rule, seed):
+    for dtype, tokens, n, C in ((torch.float32, 37, 4, 48), (torch.bfloat16, 5, 3, 600), (torch.float16, 9, 5, 16)):
+        c = Case(dtype, tokens, n, C)
+        branch = c.x, c.y, c.post, c.res, c.pre
+        arguments = *branch, c.weight, c.gate, c.bias, *SETTINGS, *rule
+        wanted = eager_mixed.write_carried_site(*arguments)
+        same(sites.write_carried_site(*arguments), wanted, 2 * c.rounding)
+        state, _, pre, post, H, P, r = wanted
+        before = *branch, state, c.weight, c.gate, c.bias, H, P, r, 0.3, *CODES, *rule
+        for dstate in (None, c.dstate):
+            arguments = dstate, c.du, torch.randn_like(pre), torch.randn_like(post), torch.randn_like(H), *before
+            wanted = eager_mixed.write_carried_site_backward(*arguments)
+            same(sites.write_carried_site_backward(*arguments), wanted, 2 * c.rounding)
+
+
 def test_few_tokens_in_one_launch(seed):
     """Projections that are left to the tile included, and the counters left at zero."""
     for tokens in (1, 40, 65):

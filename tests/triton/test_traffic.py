@@ -79,3 +79,8 @@ def test_traffic_of_a_site(monkeypatch, seed):
         )
     )
     assert 24 * one < traffic.total <= 24 * one + 3 * small, (traffic.total - small) / one
+
+    rule = (0, 0, False, False, 0.0)
+    traffic.total = 0
+    ours.write_carried_site(c.x, c.y, c.post, c.res, c.pre, c.weight, c.gate, c.bias, *SETTINGS, *rule)
+    assert 10 * one < traffic.total <= 10 * one + small, (traffic.total - small) / one

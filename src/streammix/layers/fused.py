@@ -6,14 +6,15 @@ states kept, and rebuilds the others from the branch outputs by the writes alone
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from ..functional import write
-from .connections import HyperConnection
+from .connections import Connection, HyperConnection, SinglePassConnection, State
 from .connections.hyper import Opened
+from .connections.single_pass import Streams
 
 Versioned = tuple[Tensor, int]  # a tensor and the count of changes in place it had when it was saved
 
@@ -40,6 +41,24 @@ def kept_states(streams: int, sites: int, recompute: int | Literal["auto"]) -> f
 
 
 def run(
+    sites: Sequence[Connection],
+    state: State,
+    args: tuple[Any, ...],
+    keywords: Sequence[Mapping[str, Any]],
+    *,
+    kept: frozenset[int],
+) -> tuple[State, list[tuple[Any, ...]]]:
+    """The streams after all sites, each of which `fuses`, and what else their branches returned.
+
+    keywords: each branch's own keyword arguments.
+    kept: the states to keep, 0 among them; if empty, all.
+    """
+    if isinstance(sites[0], SinglePassConnection):
+        return run_carried(cast("list[SinglePassConnection]", sites), cast("Streams", state), args, keywords)
+    return run_plain(cast("list[HyperConnection]", sites), cast("Tensor", state), args, keywords, kept=kept)
+
+
+def run_plain(
     sites: Sequence[HyperConnection],
     x: Tensor,
     args: tuple[Any, ...],
@@ -47,11 +66,7 @@ def run(
     *,
     kept: frozenset[int],
 ) -> tuple[Tensor, list[tuple[Any, ...]]]:
-    """The streams after all sites, each of which `fuses`, and what else their branches returned.
-
-    keywords: each branch's own keyword arguments.
-    kept: the states to keep, 0 among them; if empty, all.
-    """
+    """`run` where a site reads by its own weights."""
     states = KeptStates(x, kept) if kept and _may_drop(x) else None
     opened = sites[0].open(x)
     further = []
@@ -70,6 +85,22 @@ def run(
     if states is not None:
         states.close()
     return out, further
+
+
+def run_carried(
+    sites: Sequence[SinglePassConnection], state: Streams, args: tuple[Any, ...], keywords: Sequence[Mapping[str, Any]]
+) -> tuple[Streams, list[tuple[Any, ...]]]:
+    """The same where a site reads with the weights of the one before it: the streams and the last site's weights."""
+    site = sites[0]
+    carrying = site.open_carried(state)
+    further = []
+    for index, site in enumerate(sites):
+        y, more = site.run_branch(carrying.opened.u, args, keywords[index])
+        further.append(more)
+        if index + 1 < len(sites):
+            carrying = sites[index + 1].open_after_carried(carrying, y)
+    opened = carrying.opened
+    return (write(opened.x, y, opened.post, opened.res), carrying.following), further
 
 
 def _may_drop(x: Tensor) -> bool:

@@ -11,7 +11,7 @@ from .. import recipes
 from .._checks import check_integer
 from ..recipes import Recipe
 from . import fused
-from .connections import CLASSES, Connection, HyperConnection, State, make
+from .connections import CLASSES, Connection, State, make
 from .keywords import accepted, divided
 
 
@@ -128,7 +128,7 @@ class Stack(nn.Module):
         keywords = divided(kwargs, [accepted(site.branch) for site in sites] if kwargs else [None] * len(sites))
         if all(site.fuses for site in sites):
             kept = fused.kept_states(self.streams, len(sites), self.recompute) if self.recompute else frozenset()
-            return fused.run(cast("list[HyperConnection]", sites), cast("Tensor", state), args, keywords, kept=kept)
+            return fused.run(sites, state, args, keywords, kept=kept)
         further = []
         for site, own in zip(sites, keywords):
             state, more = site.split(site(state, *args, **own))

@@ -53,6 +53,8 @@ class Operators:
     mixed_site_read_backward: Callable[..., Tensors]
     write_mixed_site_read: Callable[..., Tensors]
     write_mixed_site_read_backward: Callable[..., Tensors]
+    write_carried_site: Callable[..., Tensors]
+    write_carried_site_backward: Callable[..., Tensors]
     next_site: Callable[..., Tensors]
 
 

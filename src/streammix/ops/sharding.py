@@ -48,6 +48,11 @@ DIMENSIONS = {
     "write_mixed_site_read_backward": (
         f"{_STATE} {_MIXED} {_WRITTEN} {_STATE} {_PARAMETERS} ...nn {_SAVED} -> {_WRITTEN} {_PARAMETERS}"
     ),
+    "write_carried_site": f"{_WRITTEN} ...n {_PARAMETERS} -> {_STATE} ...C ...n ...n ...nn {_SAVED}",
+    "write_carried_site_backward": (
+        f"{_STATE} ...C ...n ...n ...nn {_WRITTEN} ...n {_STATE} {_PARAMETERS} ...nn {_SAVED}"
+        f" -> {_WRITTEN} ...n {_PARAMETERS}"
+    ),
     "next_site": f"{_WRITTEN} {_PARAMETERS} -> {_STATE} ...C ...n ...nn",
 }
 #: Operators that are linear in every tensor that has channels: an output without them is a sum over channels.

@@ -53,6 +53,17 @@ SM_LIBRARY(schemas, nullptr) {
         "Tensor projected, Tensor inverse_rms, float mix_gate, int read, int write, float read_eps, float "
         "write_multiplier, float write_eps, int rounds, int start, bool columns_last, bool transposed, float mixing) "
         "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+    m.def(
+        "write_carried_site(Tensor x, Tensor y, Tensor post, Tensor res, Tensor pre, Tensor weight, Tensor gate, "
+        "Tensor bias, float mix_gate, float norm_eps, int read, int write, float read_eps, float write_multiplier, "
+        "float write_eps, int rounds, int start, bool columns_last, bool transposed, float mixing) -> (Tensor, "
+        "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+    m.def(
+        "write_carried_site_backward(Tensor? dstate, Tensor du, Tensor dnext_pre, Tensor dnext_post, Tensor "
+        "dnext_res, Tensor x, Tensor y, Tensor post, Tensor res, Tensor pre, Tensor state, Tensor weight, Tensor "
+        "gate, Tensor bias, Tensor matrix, Tensor projected, Tensor inverse_rms, float mix_gate, int read, int write,"
+        " float read_eps, float write_multiplier, float write_eps, int rounds, int start, bool columns_last, bool "
+        "transposed, float mixing) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
     m.def("read(Tensor x, Tensor pre) -> Tensor");
     m.def("read_backward(Tensor grad, Tensor x, Tensor pre) -> (Tensor, Tensor)");
     m.def("write(Tensor x, Tensor y, Tensor post, Tensor res) -> Tensor");

@@ -140,7 +140,10 @@ class HyperConnection(
     @property
     def fuses(self) -> bool:
         """Whether nothing watches or wraps the site: no subclass, observer, hook, compiled call or replaced method."""
-        if type(self) is not HyperConnection or self.observers or self.activation is not None:
+        return self._unwatched(HyperConnection)
+
+    def _unwatched(self, kind: type) -> bool:
+        if type(self) is not kind or self.observers or self.activation is not None:
             return False
         own = self.__dict__
         replaced = self._compiled_call_impl is not None or "forward" in own or "connect" in own

@@ -1,18 +1,26 @@
 """Single-pass wiring (DeepSeek-V4.1): read weights are used one site after the one that made them."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...functional import read
+from ...ops import operators_for
 from ...recipes import Recipe, Wiring
 from ..streams import Collapse, expand
 from .base import Finish
-from .hyper import HyperConnection, check_width
+from .hyper import HyperConnection, Opened, check_width
 
 Streams = tuple[Float[Tensor, "*batch n C"], Float[Tensor, "*batch n"]]
+
+
+class Carrying(NamedTuple):
+    """A site between its read and its write, and the read weights that it made for the next."""
+
+    opened: Opened
+    following: Float[Tensor, "*batch n"]
 
 
 class SinglePassConnection(
@@ -45,6 +53,28 @@ class SinglePassConnection(
         (pre,) = carried
         following, post, res = self.coefficients(x)
         return self.read(x, pre), lambda y: (self.write(x, y, post, res), following)
+
+    def open_carried(self, state: Streams) -> Carrying:
+        """The site up to its branch."""
+        x, pre = state
+        following, post, res = self.coefficients(x)
+        return Carrying(Opened(x, self.read(x, pre), post, res), following)
+
+    def open_after_carried(self, before: Carrying, y: Tensor) -> Carrying:
+        """`open_carried` of the streams that the branch output y leaves at the site before, in one pass over them where
+        the backend has one."""
+        (x, u, post, res), pre = before
+        arguments = self._operands(x)
+        rule = self._mixing_rule(x)
+        if arguments is None or rule is None or y.shape != u.shape or y.dtype != x.dtype:
+            return self.open_carried((self.write(x, y, post, res), pre))
+        made = operators_for(x, self.streams).write_carried_site(x, y, post, res, pre, *arguments, *rule)
+        state, u, following, post, res, *_ = made
+        return Carrying(Opened(state, u, post, res), following)
+
+    @property
+    def fuses(self) -> bool:
+        return self._unwatched(SinglePassConnection)
 
     def activated(self, finish: Finish) -> Finish:
         assert self.activation is not None

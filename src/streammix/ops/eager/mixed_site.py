@@ -102,3 +102,63 @@ def write_mixed_site_read_backward(
     dmix = matrix_backward(dnext_res, next_res, mix, rule, differentiable=differentiable)
     before = (x, y, post, res, state, weight, gate, bias, P, r)
     return site.write_site_read_backward(dstate, du, dnext_post, dmix, *before, *activations)
+
+
+# --- read weights used one site after the one that made them (DeepSeek-V4.1) ----------------------------------------
+
+
+def write_carried_site(
+    x: Tensor,
+    y: Tensor,
+    post: Tensor,
+    res: Tensor,
+    pre: Tensor,
+    weight: Tensor,
+    gate: Tensor,
+    bias: Tensor,
+    *settings: Any,
+) -> tuple[Tensor, ...]:
+    """The write of one site, the read of the next by the weights `pre` (..., n) that the one before it made, and the
+    next's own coefficients: -> state (..., n, C), u (..., C), next pre and post (..., n), next res (..., n, n), P,
+    r."""
+    of_site, rule = split(settings)
+    mix_gate, norm_eps, *activations = of_site
+    n = x.shape[-2]
+    state = streams.write(x, y, post, res)
+    P, r = site.coefficients(state, weight, norm_eps)
+    next_pre, next_post, mix = site.activated(n, P, gate, bias, mix_gate, *activations)
+    return state, streams.read(state, pre), next_pre, next_post, matrix(mix, n, rule), P, r
+
+
+def write_carried_site_backward(
+    dstate: Tensor | None,
+    du: Tensor,
+    dnext_pre: Tensor,
+    dnext_post: Tensor,
+    dnext_res: Tensor,
+    x: Tensor,
+    y: Tensor,
+    post: Tensor,
+    res: Tensor,
+    pre: Tensor,
+    state: Tensor,
+    weight: Tensor,
+    gate: Tensor,
+    bias: Tensor,
+    next_res: Tensor,
+    P: Tensor,
+    r: Tensor,
+    *settings: Any,
+    differentiable: bool = False,
+) -> tuple[Tensor, ...]:
+    """-> dx, dy, dpost, dres, dpre, dweight, dgate, dbias."""
+    activations, rule = split(settings)
+    n, v = x.shape[-2], state.to(weight.dtype)
+    mix = site.activated(n, P, gate, bias, *activations)[2]
+    dmix = matrix_backward(dnext_res, next_res, mix, rule, differentiable=differentiable)
+    dP, dgate, dbias = site.logits_backward(n, dnext_pre, dnext_post, dmix, P, gate, bias, *activations)
+    g, dweight = site.coefficients_backward(dP, v, weight, P, r)
+    through_read, dpre = streams.read_backward(du.to(weight.dtype), v, pre)
+    g = g + through_read
+    g = g if dstate is None else g + dstate
+    return *streams.write_backward(g.to(x.dtype), x, y, post, res), dpre, dweight, dgate, dbias

@@ -110,15 +110,23 @@ def _site_read_backward(
     pre, _, _ = activated(n, P, gate, bias, mix_gate, read, write, read_eps, write_multiplier, write_eps)
     dx, dpre = streams.read_backward(du.to(weight.dtype), x, pre)
 
+    dP, dgate, dbias = logits_backward(n, dpre, dpost, dmix, P, gate, bias, *activations)
+    dx_coefficients, dweight = coefficients_backward(dP, x, weight, P, r)
+    return dx + dx_coefficients, dweight, dgate, dbias
+
+
+def logits_backward(
+    n: int, dpre: Tensor, dpost: Tensor, dmix: Tensor, P: Tensor, gate: Tensor, bias: Tensor, *activations: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """From the gradients of pre, post and the mix's logits: dP, dgate, dbias."""
+    mix_gate, read, write, _, write_multiplier, _ = activations
     groups = _groups(n, P, gate, bias, mix_gate)
     (read_logits, write_logits, _) = (g * p + b for g, p, b in groups)
     dlogits = [dpre * SLOPES[read](read_logits), dpost * (write_multiplier * SLOPES[write](write_logits)), dmix]
     dgate = [(d * p).sum() for d, (_, p, _) in zip(dlogits, groups)]
     dP = torch.cat([g * d for d, (g, _, _) in zip(dlogits, groups)], -1)
     dbias = torch.cat(dlogits, -1).flatten(0, -2).sum(0) if P.ndim > 1 else torch.cat(dlogits, -1)
-
-    dx_coefficients, dweight = coefficients_backward(dP, x, weight, P, r)
-    return dx + dx_coefficients, dweight, torch.stack(dgate[: len(gate)]), dbias
+    return dP, torch.stack(dgate[: len(gate)]), dbias
 
 
 def write_site_read(

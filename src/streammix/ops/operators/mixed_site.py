@@ -1,4 +1,5 @@
-"""Operators of a site with its mixing matrix: `mixed_site_read`, `write_mixed_site_read` and their backward passes.
+"""Operators of a site with its mixing matrix: `mixed_site_read`, `write_mixed_site_read`, `write_carried_site` and
+their backward passes.
 
 They are for backends that make the matrix where its logits are made, without a launch of its own; see ops/backend.py,
 `mixes`. Elsewhere layers call the operators one by one.
@@ -7,6 +8,7 @@ They are for backends that make the matrix where its logits are made, without a 
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..eager import mixed_site as eager
@@ -123,6 +125,61 @@ define(
     ),
     save=save_arguments,
     backward=through_plain_formulas(partial(eager.write_mixed_site_read_backward, differentiable=True)),
+    tangent=refused,
+    vmap=False,
+)
+
+
+def _carried_outputs(x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    u, post, res, P, r = _read_outputs(x, weight)
+    return u, torch.empty_like(post), post, res, P, r
+
+
+def _save_carried(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    x, y, post, res, pre, weight, gate, bias, mix_gate, _, *settings = inputs
+    state, _, _, _, next_res, projected, inverse_rms = output
+    ctx.set_materialize_grads(False)
+    ctx.settings = (mix_gate, *settings)
+    ctx.save_for_backward(x, y, post, res, pre, state, weight, gate, bias, next_res, projected, inverse_rms)
+
+
+def _carried_backward(
+    ops: Operators, ctx: Any, dstate: Any, du: Any, dpre: Any, dpost: Any, dres: Any, dP: Any, dr: Any
+) -> Any:
+    *before, state, weight, gate, bias, next_res, P, r = ctx.saved_tensors
+    more_dweight: Any = None
+    if dP is not None or dr is not None:
+        more_dstate, more_dweight = through_saved(ops, dP, dr, state, weight, P, r)
+        dstate = more_dstate if dstate is None else dstate + more_dstate
+    du, dpost, dres = _gradients(state, weight, du, dpost, dres)
+    gradients = du, given(dpre, weight, *dpost.shape), dpost, dres
+    *grads, dweight, dgate, dbias = ops.write_carried_site_backward(
+        dstate, *gradients, *before, state, weight, gate, bias, next_res, P, r, *ctx.settings
+    )
+    dweight = dweight if more_dweight is None else dweight + more_dweight
+    return *grads, dweight, dgate, dbias, *[None] * (len(ctx.settings) + 1)
+
+
+define(
+    f"write_carried_site(Tensor x, Tensor y, Tensor post, Tensor res, Tensor pre, {PARAMETERS}, {SETTINGS}, {RULE})"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    eager.write_carried_site,
+    fake=lambda x, y, post, res, pre, weight, *_: (*like_all(x), *_carried_outputs(x, weight)),
+    save=_save_carried,
+    backward=_carried_backward,
+    vmap=False,
+)
+define(
+    "write_carried_site_backward(Tensor? dstate, Tensor du, Tensor dnext_pre, Tensor dnext_post, Tensor dnext_res,"
+    f" Tensor x, Tensor y, Tensor post, Tensor res, Tensor pre, Tensor state, {PARAMETERS}, Tensor matrix, {SAVED},"
+    f" float mix_gate, {ACTIVATIONS}, {RULE})"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    eager.write_carried_site_backward,
+    fake=lambda dstate, du, dnext_pre, dnext_post, dnext_res, x, y, post, res, pre, state, weight, gate, bias, *_: (
+        like_all(x, y, post, res, pre, weight, gate, bias)
+    ),
+    save=save_arguments,
+    backward=through_plain_formulas(partial(eager.write_carried_site_backward, differentiable=True)),
     tangent=refused,
     vmap=False,
 )

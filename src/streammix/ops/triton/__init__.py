@@ -45,6 +45,8 @@ KERNELS = {
     "mixed_site_read_backward": "launch_sites",
     "write_mixed_site_read": "launch_sites",
     "write_mixed_site_read_backward": "launch_sites",
+    "write_carried_site": "launch_sites",
+    "write_carried_site_backward": "launch_sites",
     "next_site": "launch_sites",
 }
 _installed = find_spec("triton") is not None

@@ -108,16 +108,20 @@ class _LogitsBackward:
         mix_gate: float,
         activations: tuple[Any, ...],
         projected: Tensor | None = None,
+        carried: Tensor | None = None,
     ) -> None:
-        """gradients: of u, of post, and of the mix's logits or of the matrix `projected` from them; parameters: gate,
+        """carried: the pre that read the state; gradients[0] is then of the pre that was made of it. Else:
+        gradients: of u, of post, and of the mix's logits or of the matrix `projected` from them; parameters: gate,
         bias; saved: P, r."""
         tokens, n, C = state.shape
         gate, bias = parameters
         read, write, read_eps, multiplier, _ = activations
         new = lambda *shape: state.new_empty(shape, dtype=torch.float32)  # noqa: E731
         rows, wide = len(bias), wide_enough(len(bias))
-        self.q, self.a, self.pre = new(tokens, wide), new(tokens), new(tokens, n)
-        self.du, dpost = (by_token(gradient, 1) for gradient in gradients[:2])
+        self.q, self.a = new(tokens, wide), new(tokens)
+        self.pre = new(tokens, n) if carried is None else by_token(carried, 1)
+        first, dpost = (by_token(gradient, 1) for gradient in gradients[:2])
+        self.du = first
         dmix = by_token(gradients[2], 1 if projected is None else 2)
         P, r = by_token(saved[0], 1), by_token(saved[1], 0)
         TT = tokens_of_tile(tokens, 16)
@@ -125,9 +129,9 @@ class _LogitsBackward:
         sums = new(tiles, 2, wide)
         with on_device_of(state):
             site_backward.logits_backward_kernel[(tiles,)](
-                *(state, self.du, self.pre, dpost, dmix, P if projected is None else by_token(projected, 2), P, r),
+                *(state, first, first, dpost, dmix, P if projected is None else by_token(projected, 2), P, r),
                 *(gate, bias, self.pre, self.q, self.a, sums, tokens, C, mix_gate, read_eps, multiplier),
-                n=n, ROWS=rows, WIDE=wide, GATES=len(gate), READ_CODE=read, WRITE_CODE=write, READ=True,
+                n=n, ROWS=rows, WIDE=wide, GATES=len(gate), READ_CODE=read, WRITE_CODE=write, READ=carried is None,
                 PROJECTED=projected is not None, TT=TT, BC=channels_of_tile(C, 128), FAST=FAST, num_warps=4,
             )  # fmt: skip
         of_gates, of_bias = sums.sum(0)[:, :rows].unbind(0)
@@ -224,27 +228,44 @@ def write_site_read_backward(
     *activations: Any,
     projected: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    n, C = x.shape[-2:]
-    if not serves(n) or x.numel() == 0:
+    if not serves(x.shape[-2]) or x.numel() == 0:
         before = (x, y, post, res, state, weight, gate, bias, P, r)
         return eager_site.write_site_read_backward(dstate, du, dnext_post, dmix, *before, mix_gate, *activations)
-    old, branch, new = by_token(x, 2), by_token(y, 1), by_token(state, 2)
+    new = by_token(state, 2)
     back = _LogitsBackward(new, (du, dnext_post, dmix), (gate, bias), (P, r), mix_gate, activations, projected)
+    dx, dy, dpost, dres, _ = _write_and_read_backward(dstate, back, x, y, post, res, weight, carried=False)
+    dweight = weight_gradient(new, back.q, len(weight))
+    return dx, dy, dpost, dres, dweight, back.dgate, back.dbias
+
+
+def _write_and_read_backward(
+    dstate: Tensor | None,
+    back: _LogitsBackward,
+    x: Tensor,
+    y: Tensor,
+    post: Tensor,
+    res: Tensor,
+    weight: Tensor,
+    *,
+    carried: bool,
+) -> tuple[Tensor, ...]:
+    """site_backward.write_read_backward_kernel: dx, dy, dpost, dres, and dpre (tokens, n) of a pre that was carried."""
+    old, branch = by_token(x, 2), by_token(y, 1)
     dx, dy = torch.empty_like(old), torch.empty_like(branch)
-    tokens, wide = len(old), wide_enough(n + n * n)
-    sums = old.new_empty((slices_of(C), tokens, wide), dtype=torch.float32)
+    tokens, n, C = old.shape
+    wide, slices = wide_enough(n + n * n), slices_of(C)
+    sums = old.new_empty((slices, tokens, wide), dtype=torch.float32)
+    of_pre = old.new_empty((slices, tokens, n) if carried else (1, 1, 1), dtype=torch.float32)
     TT, BC = tokens_of_tile(tokens, 16), channels_of_tile(C, 64 if n <= 4 else 16)
     with on_device_of(x):
-        site_backward.write_read_backward_kernel[(triton.cdiv(tokens, TT), slices_of(C))](
+        site_backward.write_read_backward_kernel[(triton.cdiv(tokens, TT), slices)](
             *(old if dstate is None else by_token(dstate, 2), back.du, old, branch),
             *(by_token(post, 1), by_token(res, 2)),
-            *(back.pre, back.q, back.a, weight.contiguous(), dx, dy, sums, back.a, tokens, C),
-            n=n, DSTATE=dstate is not None, CARRIED=False, ROWS=len(weight), PHI=back.q.shape[1], WIDE=wide, TT=TT,
+            *(back.pre, back.q, back.a, weight.contiguous(), dx, dy, sums, of_pre, tokens, C),
+            n=n, DSTATE=dstate is not None, CARRIED=carried, ROWS=len(weight), PHI=back.q.shape[1], WIDE=wide, TT=TT,
             BC=BC, PRECISION=rounded_precision(x.dtype), num_warps=4, **REGISTERS,
         )  # fmt: skip
-    dpost, dres = of_write(sums, post, res)
-    dweight = weight_gradient(new, back.q, len(weight))
-    return dx.view(x.shape), dy.view(y.shape), dpost, dres, dweight, back.dgate, back.dbias
+    return dx.view(x.shape), dy.view(y.shape), *of_write(sums, post, res), of_pre.sum(0)
 
 
 def write_mixed_site_read_backward(
@@ -271,6 +292,74 @@ def write_mixed_site_read_backward(
         return write_site_read_backward(dstate, du, dnext_post, dnext_res, *rest, projected=matrix)
     dmix = _matrix_backward(dnext_res, matrix, P, gate, bias, others[0], rule)
     return write_site_read_backward(dstate, du, dnext_post, dmix, *rest)
+
+
+# --- read weights used one site after the one that made them --------------------------------------------------------
+
+
+def write_carried_site(
+    x: Tensor,
+    y: Tensor,
+    post: Tensor,
+    res: Tensor,
+    pre: Tensor,
+    weight: Tensor,
+    gate: Tensor,
+    bias: Tensor,
+    *settings: Any,
+) -> tuple[Tensor, ...]:
+    of_site, rule = eager_mixed.split(settings)
+    if not serves(x.shape[-2]) or x.numel() == 0:
+        return eager_mixed.write_carried_site(x, y, post, res, pre, weight, gate, bias, *settings)
+    mix_gate, norm_eps, *activations = of_site
+    mixes = _mixes(x, rule)
+    written = by_token(y, 1), by_token(post, 1), by_token(res, 2)
+    made = Pass1(by_token(x, 2), weight, written, by_token(pre, 1))
+    logits = (gate, bias, mix_gate, *activations)
+    done = Pass2(made, norm_eps, logits, rule if mixes else None, reads=False)
+    H = done.res if mixes else _matrix(done.mix, x.shape[-2], rule)
+    return shaped(x.shape[:-2], made.state, made.u, done.pre, done.post, H, done.P, done.r)
+
+
+def write_carried_site_backward(
+    dstate: Tensor | None,
+    du: Tensor,
+    dnext_pre: Tensor,
+    dnext_post: Tensor,
+    dnext_res: Tensor,
+    x: Tensor,
+    y: Tensor,
+    post: Tensor,
+    res: Tensor,
+    pre: Tensor,
+    state: Tensor,
+    weight: Tensor,
+    gate: Tensor,
+    bias: Tensor,
+    matrix: Tensor,
+    P: Tensor,
+    r: Tensor,
+    *settings: Any,
+) -> tuple[Tensor, ...]:
+    others, rule = eager_mixed.split(settings)
+    mix_gate, *activations = others
+    n = x.shape[-2]
+    if not serves(n) or x.numel() == 0:
+        before = (x, y, post, res, pre, state, weight, gate, bias, matrix, P, r)
+        gradients = (dstate, du, dnext_pre, dnext_post, dnext_res)
+        return eager_mixed.write_carried_site_backward(*gradients, *before, *settings)
+    exact = _mixes(x, rule) and not rule[0]
+    dmix = dnext_res if exact else _matrix_backward(dnext_res, matrix, P, gate, bias, mix_gate, rule)
+    new = by_token(state, 2)
+    back = _LogitsBackward(
+        *(new, (dnext_pre, dnext_post, dmix), (gate, bias), (P, r), mix_gate, tuple(activations)),
+        projected=matrix if exact else None,
+        carried=pre,
+    )
+    back.du = by_token(du, 1)
+    dx, dy, dpost, dres, dpre = _write_and_read_backward(dstate, back, x, y, post, res, weight, carried=True)
+    dweight = weight_gradient(new, back.q, len(weight))
+    return dx, dy, dpost, dres, dpre.to(pre.dtype).view(pre.shape), dweight, back.dgate, back.dbias
 
 
 # --- all that lies between two branches, where no derivative is wanted ---------------------------------------------

@@ -62,23 +62,32 @@ def channels_of_tile(C: int, usual: int) -> int:
 class Pass1:
     """site.write_project_kernel: the `state`, and the `sums` of which P and 1 / rms come."""
 
-    def __init__(self, x: Tensor, weight: Tensor | None, written: tuple[Tensor, Tensor, Tensor] | None = None) -> None:
-        """x (tokens, n, C); written: y, post, res, if the state is not x itself."""
+    def __init__(
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        written: tuple[Tensor, Tensor, Tensor] | None = None,
+        carried: Tensor | None = None,
+    ) -> None:
+        """x (tokens, n, C); written: y, post, res, if the state is not x itself; carried: the pre that reads the state
+        here, if it is not made of it."""
         tokens, n, C = x.shape
         self.rows = 1 if weight is None else len(weight)
         self.wide, self.slices = wide_enough(self.rows + 1), slices_of(C)
         self.state = x if written is None else torch.empty_like(x)
         shape = (1,) if weight is None else (self.slices, tokens, self.wide)
         self.sums = x.new_empty(shape, dtype=torch.float32)
+        self.u = x if carried is None else x.new_empty(tokens, C)
         if x.numel() == 0:
             return
         phi = x if weight is None else weight.contiguous()
         tile = tile_of_pass1(x, self.wide)
         with on_device_of(x):
             site.write_project_kernel[(triton.cdiv(tokens, tile["TT"]), self.slices)](
-                *(x, *(written or (x, x, x)), x, phi, self.state, x, self.sums, tokens, C),
-                n=n, WRITE=written is not None, PROJECT=weight is not None, READ=False, ROWS=self.rows, WIDE=self.wide,
-                **tile, **precision(x.dtype),
+                *(x, *(written or (x, x, x)), x if carried is None else carried, phi, self.state, self.u, self.sums),
+                *(tokens, C),
+                n=n, WRITE=written is not None, PROJECT=weight is not None, READ=carried is not None, ROWS=self.rows,
+                WIDE=self.wide, **tile, **precision(x.dtype),
             )  # fmt: skip
 
 
@@ -98,16 +107,20 @@ class Pass2:
         norm_eps: float,
         logits: tuple[Any, ...] | None = None,
         rule: MixingRule | None = None,
+        reads: bool = True,
     ) -> None:
-        """logits: gate, bias, mix_gate, read, write, read_eps, write_multiplier, write_eps."""
+        """logits: gate, bias, mix_gate, read, write, read_eps, write_multiplier, write_eps. reads: u is made; else
+        `pre`
+        is kept for the next site."""
         state, rows = made.state, made.rows
         tokens, n, C = state.shape
         new = lambda *shape: state.new_empty(shape, dtype=torch.float32)  # noqa: E731
         self.P, self.r = new(tokens, rows), new(tokens)
-        self.u = self.post = self.mix = self.res = self.r  # where not wanted, anything
+        self.u = self.pre = self.post = self.mix = self.res = self.r  # where not wanted, anything
         gate, bias, mix_gate, read, write, read_eps, multiplier, write_eps = logits or _no_logits(self.r)
         if logits:
-            self.u, self.post, self.mix = state.new_empty(tokens, C), new(tokens, n), new(tokens, rows - 2 * n)
+            self.post, self.mix = new(tokens, n), new(tokens, rows - 2 * n)
+            self.u, self.pre = (state.new_empty(tokens, C), self.r) if reads else (self.r, new(tokens, n))
         if rule:
             self.res = new(tokens, n, n)
         if state.numel() == 0:
@@ -119,11 +132,11 @@ class Pass2:
         hard = torch.empty(tiles, dtype=torch.int8, device=state.device)
         with on_device_of(state):
             site.read_kernel[(tiles,)](
-                *(state, made.sums, gate, bias, self.u, self.r, self.post, self.mix, self.res, hard, self.P, self.r),
+                *(state, made.sums, gate, bias, self.u, self.pre, self.post, self.mix, self.res, hard, self.P, self.r),
                 *(tokens, C, made.slices, mix_gate, norm_eps, read_eps, multiplier, write_eps, thread_step(small)),
                 *(rounds, mixing),
                 n=n, ROWS=rows, WIDE=made.wide, GATES=len(gate), LOGITS=logits is not None, READ_CODE=read,
-                WRITE_CODE=write, READ=True, MIXING=0 if rule is None else 2 if rounds else 1, START=start,
+                WRITE_CODE=write, READ=reads, MIXING=0 if rule is None else 2 if rounds else 1, START=start,
                 COLUMNS_LAST=columns_last, TRANSPOSED=transposed, TT=TT, BC=channels_of_tile(C, 128), FAST=FAST,
                 num_warps=4,
             )  # fmt: skip
