@@ -16,6 +16,7 @@ FLOORS = (
     ("recipes",),
     ("layers",),
     ("diagnostics",),
+    ("compat",),
     ("lab",),
     ("bench",),
     ("cli",),
@@ -93,6 +94,7 @@ def test_the_core_imports_torch_alone():
         "recipes",
         "layers",
         "diagnostics",
+        "compat",
     }
     for name, path in modules().items():
         # Kernels, which are not imported before the first of them runs on a device.

@@ -1,0 +1,1 @@
+"""Other libraries' public names on streammix's operators, one package a library."""
