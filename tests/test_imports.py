@@ -16,7 +16,7 @@ FLOORS = (
     ("recipes",),
     ("layers",),
     ("diagnostics",),
-    ("compat",),
+    ("checkpoints", "compat"),
     ("lab",),
     ("bench",),
     ("cli",),
@@ -94,6 +94,7 @@ def test_the_core_imports_torch_alone():
         "recipes",
         "layers",
         "diagnostics",
+        "checkpoints",
         "compat",
     }
     for name, path in modules().items():

@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from . import diagnostics, manifolds, recipes
+from . import checkpoints, diagnostics, manifolds, recipes
 from .functional import birkhoff, read, sinkhorn, write
 from .layers import Collapse, HyperConnection, Stack, expand
 from .ops import backend, backends
@@ -16,6 +16,7 @@ __all__ = [
     "backend",
     "backends",
     "birkhoff",
+    "checkpoints",
     "diagnostics",
     "expand",
     "manifolds",

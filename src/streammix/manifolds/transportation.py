@@ -41,6 +41,8 @@ class Transportation(Manifold):
         streams: n >= 1.
         chart: "sequential" or "recursive".
         scaled: STBP and SRTBP: sigmoid(4 t / (U - L + 1e-3)), whose slope does not shrink with the interval.
+        transposed: the transpose of the chart's matrix, as the source's code applies it. A chart is filled row by
+            row, so that this is no chart of transposed logits.
         minorised: (1 - d) H + d J with a learned d = sigmoid(share), share = -8 at first, keeps every entry above zero,
             against mixing that falls apart into blocks. The source's layers have it on unless told otherwise, and so
             have the recipes tbp and rtbp.
@@ -53,13 +55,19 @@ class Transportation(Manifold):
     _version = 2  # of the state dict; 1: the recipes tbp and rtbp were not minorised
 
     def __init__(
-        self, streams: int, *, chart: str = "sequential", scaled: bool = False, minorised: bool = False
+        self,
+        streams: int,
+        *,
+        chart: str = "sequential",
+        scaled: bool = False,
+        minorised: bool = False,
+        transposed: bool = False,
     ) -> None:
         super().__init__(streams)
         if chart not in ("sequential", "recursive"):
             raise ValueError(f"chart: got {chart!r}; accepted: sequential, recursive")
         self.chart = chart
-        self.scaled = scaled
+        self.scaled, self.transposed = scaled, transposed
         self.num_logits = (streams - 1) ** 2
         self.share = nn.Parameter(torch.empty(1, dtype=parameter_dtype())) if minorised else None
         self.reset_parameters()
@@ -81,7 +89,8 @@ class Transportation(Manifold):
 
         ones = [logits.new_ones(logits.shape[:-1])] * self.streams
         rows = _sequential(ones, ones, choose) if self.chart == "sequential" else _recursive(ones, ones, choose)
-        H = torch.stack([torch.stack(row, -1) for row in rows], -2)
+        # Rows become columns where the transpose is asked for.
+        H = torch.stack([torch.stack(row, -1) for row in rows], -1 if self.transposed else -2)
         if self.share is None:
             return H
         return H.lerp(torch.full_like(H, 1 / self.streams), self.share.to(H.dtype).sigmoid())

@@ -8,7 +8,7 @@ from .. import manifolds
 from .._checks import check_integer, check_name, check_number
 from .wirings import wiring_of
 
-Logits = Literal["static", "flattened", "per-stream", "cp"]
+Logits = Literal["static", "flattened", "per-stream", "per-stream-rms", "per-stream-rms-tanh", "cp"]
 Activation = Literal["linear", "sigmoid", "twice-sigmoid"]
 
 
@@ -48,8 +48,9 @@ class Recipe:
     manifold, manifold_options: the feasible set of H_res, see `streammix.manifolds.get`.
     logits: how they are made from the state. "static": parameters only. "flattened": gate * (RMSNorm(vec x) phi) + bias
         (mHC Eq. 7). "per-stream": gate * tanh(LayerNorm(x) W) + bias, W shared by the streams (HC Eq. 10-12); in
-        "frac" and "generalised" connections the same for each segment. "cp": as flattened, phi a tensor of CP rank
-        `rank` (TEMPER).
+        "frac" and "generalised" connections the same for each segment. "per-stream-rms": gate * (x / rms(x) W) + bias,
+        with tanh around the product in "per-stream-rms-tanh" (the package hyper-connections). "cp": as flattened, phi
+        a tensor of CP rank `rank` (TEMPER).
     rank: of each of the three tensors, with logits "cp".
     read, write: activation of the read and write logits.
     read_eps: added to the read weights after the activation: pre = read(logits) + read_eps.
@@ -113,14 +114,16 @@ class Recipe:
             raise ValueError(
                 f"start: got 'authors'; recipe {self.name!r} has no start of its authors' own; accepted: identity, zero"
             )
-        if self.norm_eps is None and (wiring.layer_norm or self.logits == "per-stream"):
+        by_stream = self.logits.startswith("per-stream")
+        if self.norm_eps is None and (wiring.layer_norm or by_stream):
+            norm = "LayerNorm" if wiring.layer_norm or self.logits == "per-stream" else "norm of each stream"
             raise ValueError(
-                f"norm_eps: got None; {self.connection} connections with {self.logits} logits take a LayerNorm and"
+                f"norm_eps: got None; {self.connection} connections with {self.logits} logits take a {norm} and"
                 " accept finite numbers >= 0"
             )
-        if self.freeze_mix_gate and self.logits == "per-stream":
+        if self.freeze_mix_gate and by_stream:
             raise ValueError(
-                "freeze_mix_gate: got True with per-stream logits, whose gate on H_res is that of the reads too;"
+                f"freeze_mix_gate: got True with {self.logits} logits, whose gates are all learned;"
                 " accepted with it: logits flattened, cp, static"
             )
 

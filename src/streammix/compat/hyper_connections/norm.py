@@ -4,9 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ... import ops
 from ..._precision import full_precision
-from ...layers.generators.flattened import one_pass
+from ...layers.generators.per_stream_rms import rows_projected
 
 LEAST_NORM = 1e-12  # of F.normalize
 
@@ -28,14 +27,9 @@ class RMSNorm(nn.Module):
 def projected(x: Tensor, gamma: Tensor, weight: Tensor) -> Tensor:
     """RMSNorm(x) @ weight, in float32 at least: x (..., rows, d), weight (d, k) -> (..., rows, k).
 
-    gamma is multiplied into the weight and the norm taken out of the product, so that the normalised state is never
-    made. |x| is sqrt(|x|^2 + 1e-24) where the package has max(|x|, 1e-12).
+    gamma is multiplied into the weight. |x| is sqrt(|x|^2 + 1e-24) where the package has max(|x|, 1e-12).
     """
     dtype = torch.promote_types(torch.promote_types(weight.dtype, x.dtype), torch.float32)
     with full_precision(x):
-        scaled = (weight.to(dtype) * (gamma.to(dtype).flatten() + 1).unsqueeze(-1)).mT
-        eps = LEAST_NORM**2 / x.shape[-1]
-        if one_pass(x, dtype):
-            return ops.coefficients(x.unsqueeze(-2), scaled.contiguous(), eps)[0]
-        wide = x.to(dtype)
-        return F.linear(wide, scaled) * (wide.square().mean(-1, keepdim=True) + eps).rsqrt()
+        scaled = (weight.to(dtype) * (gamma.to(dtype).flatten() + 1).unsqueeze(-1)).mT.contiguous()
+    return rows_projected(x, scaled, LEAST_NORM**2 / x.shape[-1])

@@ -18,7 +18,7 @@ from ..generators import Flattened
 from ..streams import Collapse, expand
 from .base import Connection, Finish, State, manifold_of
 
-LOGITS = ("static", "flattened", "per-stream", "cp")
+LOGITS = ("static", "flattened", "per-stream", "per-stream-rms", "per-stream-rms-tanh", "cp")
 
 
 class Opened(NamedTuple):
@@ -60,7 +60,8 @@ class HyperConnection(
         self.manifold = manifold_of(manifold, r, n)
         with torch.device("cpu"):
             start = initialisation.start(r, n, self.site, self.manifold.identity_logits(), n * self.dim)
-        self.logits = generators.make(r, self.dim, n, (n, n, self.manifold.num_logits), start)
+        transposed = bool(getattr(self.manifold, "transposed", False))
+        self.logits = generators.make(r, self.dim, n, (n, n, self.manifold.num_logits), start, transposed=transposed)
         activations = ACTIVATION_CODES[r.read], ACTIVATION_CODES[r.write]
         self.weights_settings = (*activations, r.read_eps, r.write_multiplier, r.write_eps)
 

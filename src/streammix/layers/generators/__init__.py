@@ -7,13 +7,21 @@ from .base import Generator, Start
 from .cp import CP
 from .flattened import Flattened
 from .per_segment import PerSegment, PerStream
+from .per_stream_rms import PerStreamRMS
 from .static import Static
 
-__all__ = ["CP", "Flattened", "Generator", "PerSegment", "PerStream", "Start", "Static", "make"]
+__all__ = ["CP", "Flattened", "Generator", "PerSegment", "PerStream", "PerStreamRMS", "Start", "Static", "make"]
 
 
 def make(
-    recipe: Recipe, width: int, rows: int, sizes: Sequence[int], start: Start, *, temperature: float = 1.0
+    recipe: Recipe,
+    width: int,
+    rows: int,
+    sizes: Sequence[int],
+    start: Start,
+    *,
+    temperature: float = 1.0,
+    transposed: bool = False,
 ) -> Generator:
     """The generator that a recipe asks for.
 
@@ -24,6 +32,7 @@ def make(
         sizes: how many read, write and mix logits there are.
         start: see Start.
         temperature: of per-stream logits, see PerSegment.
+        transposed: whether the manifold takes the mixing logits of the transpose, see PerStreamRMS.
 
     Raises:
         ValueError: the manifold's number of logits is none that the generator makes.
@@ -36,17 +45,25 @@ def make(
         case "flattened":
             return Flattened(width, rows, sizes, recipe.norm_eps, frozen_gate=frozen, start=start)
         case "per-stream":
-            if mixes != rows**2:
-                raise ValueError(
-                    f"manifold: got one with {mixes} logits; per-stream logits (recipe {recipe.name!r}) come in"
-                    f" n^2 = {rows**2}"
-                )
+            check_square(recipe, mixes, rows)
             of_each, eps = (reads // rows, writes // rows), layer_norm_eps(recipe)
             if of_each == (1, 1) and temperature == 1:
                 return PerStream(width, rows, eps, start=start)
             return PerSegment(width, rows, *of_each, temperature, eps, start=start)
+        case "per-stream-rms" | "per-stream-rms-tanh":
+            check_square(recipe, mixes, rows)
+            tanh, eps = recipe.logits == "per-stream-rms-tanh", layer_norm_eps(recipe)
+            return PerStreamRMS(width, rows, eps, tanh=tanh, transposed=transposed, start=start)
         case "cp":
             return CP(width, rows, mixes, recipe.rank, recipe.norm_eps, frozen_gate=frozen, start=start)
+
+
+def check_square(recipe: Recipe, mixes: int, rows: int) -> None:
+    """Raise ValueError unless there are n^2 mixing logits, of which each stream makes n."""
+    if mixes != rows**2:
+        raise ValueError(
+            f"manifold: got one with {mixes} logits; per-stream logits (recipe {recipe.name!r}) come in n^2 = {rows**2}"
+        )
 
 
 def layer_norm_eps(recipe: Recipe) -> float:
