@@ -1,5 +1,6 @@
 """streammix.compat.hyper_connections against the installed package: the same numbers for the same parameters."""
 
+import copy
 import inspect
 import itertools
 
@@ -287,3 +288,55 @@ def test_initial_parameters(name):
         assert list(states[0]) == list(states[1])
         for key in states[0]:
             torch.testing.assert_close(states[1][key], states[0][key])
+
+
+@pytest.mark.parametrize("name", ["hyper_connections", V1, V2])
+def test_initial_fractions(name):
+    theirs, ours = modules(name)
+    cls = "HyperConnections" if name == "hyper_connections" else "mHC"
+    for k, views in itertools.product(range(2), (1, 2)):
+        options = {"dim": D, "num_fracs": 3, "layer_index": k, "num_input_views": views}
+        expected = getattr(theirs, cls)(2, **options).state_dict()
+        given = getattr(ours, cls)(2, **options, package_fracs=True).state_dict()
+        assert list(given) == list(expected)
+        for key, value in expected.items():
+            torch.testing.assert_close(given[key], value)
+
+
+@pytest.mark.parametrize("name", ["hyper_connections", V1, V2])
+def test_training_and_going_on_from_their_optimiser(name, seed):
+    """Three steps with each; then ours takes over weights and optimiser state of theirs, and three more with both."""
+    cls = "HyperConnections" if name == "hyper_connections" else "mHC"
+
+    class Model(nn.Module):
+        def __init__(self, m):
+            super().__init__()
+            init, self.expand, self.reduce = m.get_init_and_expand_reduce_stream_functions(S, dim=D)
+            if name != "hyper_connections":
+                init, *_ = getattr(m, cls).get_init_and_expand_reduce_stream_functions(S, dim=D)
+            self.layers = nn.ModuleList(init(branch=branch(), layer_index=k) for k in range(3))
+
+        def forward(self, x):
+            x = self.expand(x)
+            for layer in self.layers:
+                x = layer(x)
+            return self.reduce(x)
+
+    models = [Model(m) for m in modules(name)]
+    models[1].load_state_dict(models[0].state_dict())
+    optimisers = [torch.optim.Adam(model.parameters(), lr=1e-2, eps=1e-3) for model in models]
+    batches = torch.randn(6, 2, 5, D)
+
+    def steps(some):
+        for x in some:
+            for model, optimiser in zip(models, optimisers):
+                optimiser.zero_grad()
+                (model(x) - x.roll(1, -1)).square().mean().backward()
+                optimiser.step()
+        for (key, a), b in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+            torch.testing.assert_close(b, a, rtol=0, atol=2e-5, msg=lambda m, key=key: f"{key}: {m}")
+
+    steps(batches[:3])
+    models[1].load_state_dict(models[0].state_dict())
+    optimisers[1].load_state_dict(copy.deepcopy(optimisers[0].state_dict()))
+    steps(batches[3:])

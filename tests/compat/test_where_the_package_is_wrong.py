@@ -1,6 +1,8 @@
 """What streammix.compat.hyper_connections computes where the package fails or is wrong: each row of the docs' table."""
 
+import copy
 import itertools
+import pickle
 
 import pytest
 import torch
@@ -296,3 +298,11 @@ def test_a_missing_further_input_is_an_error():
         TypeError, match="additional input 'context': got nothing; accepted: a tensor of streams 12 wide"
     ):
         layer(torch.randn(S, D))
+
+
+@pytest.mark.parametrize("cls", [hc.HyperConnections, hc.mHC, mHCv2.mHC])
+def test_copies_and_pickles(cls, seed):
+    layer = drawn(cls(S, dim=D, branch=nn.Linear(D, D)))
+    x = torch.randn(2, S, D) if cls is mHCv2.mHC else torch.randn(2 * S, 3, D)
+    for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(copied(x), layer(x))
