@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from . import checkpoints, diagnostics, manifolds, recipes
+from . import checkpoints, compat, diagnostics, manifolds, recipes
 from .functional import birkhoff, read, sinkhorn, write
 from .layers import Collapse, HyperConnection, Stack, expand
 from .ops import backend, backends
@@ -17,6 +17,7 @@ __all__ = [
     "backends",
     "birkhoff",
     "checkpoints",
+    "compat",
     "diagnostics",
     "expand",
     "manifolds",

@@ -178,7 +178,7 @@ def test_further_input_streams_with_channels_first(seed):
 
 def test_further_input_streams_start_apart_in_memory():
     made = hyper_connections_with_multi_input_streams.HyperConnections(S, dim=D, additional_input_paths=[1, 2])
-    first, second = made.additional_static_input
+    first, second = made.additional_static_input.parameters()
     assert first.data_ptr() != second.data_ptr()
 
 
@@ -306,3 +306,40 @@ def test_copies_and_pickles(cls, seed):
     x = torch.randn(2, S, D) if cls is mHCv2.mHC else torch.randn(2 * S, 3, D)
     for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert torch.equal(copied(x), layer(x))
+
+
+EVERY = [
+    *((hc.HyperConnections, {}), (hc.HyperConnections, {"num_fracs": 3, "num_input_views": 2}), (hc.mHC, {})),
+    *((hc.mHC, {"num_fracs": 2, "package_fracs": True}), (mHCv2.mHC, {"mix_streams_before_norm": True})),
+    (hyper_connections_channel_first.HyperConnections, {}),
+    (hyper_connections_with_multi_branch_inputs.HyperConnections, {"num_branch_inputs": 2}),
+    (hyper_connections_with_multi_input_streams.HyperConnections, {"additional_input_paths": [1, "more"]}),
+]
+
+
+@pytest.mark.parametrize(("cls", "options"), EVERY, ids=str)
+def test_models_made_on_the_meta_device_start_as_others(cls, options):
+    """By the loop that trainers use: every module that has reset_parameters, in any order."""
+    expected = cls(S, dim=D, layer_index=2, **options)
+    with torch.device("meta"):
+        made = cls(S, dim=D, layer_index=2, **options)
+    assert all(parameter.is_meta for parameter in made.parameters())
+    made.to_empty(device="cpu")
+    for module in (*made.modules(), *reversed(list(made.modules()))):
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    for (name, a), b in zip(made.named_parameters(), expected.parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_ends_made_on_the_meta_device_start_as_others():
+    for make in (
+        lambda: hc.StreamEmbed(S, D),
+        lambda: hc.AttentionPoolReduceStream(S, D),
+        lambda: mHCv2.StreamEmbed(S, D),
+    ):
+        expected = make()
+        with torch.device("meta"):
+            made = make()
+        made.to_empty(device="cpu").apply(lambda module: getattr(module, "reset_parameters", lambda: None)())
+        assert all(torch.equal(a, b) for a, b in zip(made.parameters(), expected.parameters(), strict=True))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..._checks import check_integer
 from . import norm
 from .dynamic import spread
-from .site import Site
+from .site import Site, beside_identity
 
 Constraint = Callable[[Tensor], Tensor]
 
@@ -39,6 +39,13 @@ class Constrained(Site):
     """
 
     residual_mix_constraint_fn: Constraint
+    static_alpha: nn.Parameter
+    dynamic_alpha_fn: nn.Parameter
+    pre_branch_scale: nn.Parameter
+    residual_scale: nn.Parameter
+    static_beta: nn.Parameter
+    dynamic_beta_fn: nn.Parameter
+    h_post_scale: nn.Parameter
 
     def alpha_parameters(self, reads: Tensor, proposals: int) -> None:
         """The norm and alpha's parameters, from the start of the reads (R, v f)."""
@@ -47,15 +54,16 @@ class Constrained(Site):
         d = self.dim // self.num_fracs
         self.norm = norm.RMSNorm(d)
         self.num_dynamic_alpha_proposals, self.has_dynamic_alpha_proposals = proposals, proposals > 1
-        self.static_alpha = nn.Parameter(torch.cat([reads, torch.eye(rows)], -1))
-        self.dynamic_alpha_fn = nn.Parameter(torch.zeros(proposals, d, columns + rows))
-        self.pre_branch_scale = nn.Parameter(torch.full((1,), 1e-2))
-        self.residual_scale = nn.Parameter(torch.full((1,), 1e-2))
+        self.start("static_alpha", beside_identity(reads))
+        self.start("dynamic_alpha_fn", 0.0, (proposals, d, columns + rows))
+        self.start("pre_branch_scale", 1e-2, (1,))
+        self.start("residual_scale", 1e-2, (1,))
 
-    def beta_parameters(self, static: Tensor, dynamic: Tensor) -> None:
-        """Beta's parameters at these starts."""
-        self.static_beta, self.dynamic_beta_fn = nn.Parameter(static), nn.Parameter(dynamic)
-        self.h_post_scale = nn.Parameter(torch.tensor(1e-2))
+    def beta_parameters(self, static: tuple[int, ...], dynamic: tuple[int, ...]) -> None:
+        """Beta's parameters in these shapes."""
+        self.start("static_beta", 1.0, static)
+        self.start("dynamic_beta_fn", 0.0, dynamic)
+        self.start("h_post_scale", 1e-2)
 
     def constrain(self, given: Constraint | None, own: Constraint) -> None:
         """Set the constraint: the one given, or its own."""

@@ -1,10 +1,12 @@
 """Where streams begin and end: copies and sums, learned embeddings, and a pooling by attention, in either layout."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..._checks import check_integer
 from .layouts import Axis, Folded, Layout
+from .starts import Started, Weight
 
 
 class Expand(nn.Module):
@@ -35,7 +37,7 @@ class Sum(nn.Module):
         return residuals.unflatten(0, (rows // s, s)).sum(1)
 
 
-class StreamEmbed(nn.Module):
+class StreamEmbed(Started):
     """Adds a learned vector to each stream, so that copies are told apart.
 
     Args:
@@ -46,13 +48,15 @@ class StreamEmbed(nn.Module):
     Parameters: stream_embed (s, D), zero at first.
     """
 
+    stream_embed: nn.Parameter
+
     def __init__(
         self, num_streams: int, dim: int, channel_first: bool = False, expand_to_streams: bool = False
     ) -> None:
         super().__init__()
         self.layout: Layout = Folded(num_streams, channel_first)
         self.num_streams, self.channel_first, self.expand_to_streams = num_streams, channel_first, expand_to_streams
-        self.stream_embed = nn.Parameter(torch.zeros(num_streams, dim))
+        self.start("stream_embed", 0.0, (num_streams, dim))
 
     def forward(self, residuals: Tensor) -> Tensor:
         if self.expand_to_streams:
@@ -74,7 +78,7 @@ class AttentionPoolReduceStream(nn.Module):
         super().__init__()
         self.layout: Layout = Folded(num_streams, channel_first)
         self.num_streams, self.channel_first = num_streams, channel_first
-        self.to_attn_logits = identity_linear(dim)
+        self.to_attn_logits = Weight(torch.eye(dim, device="cpu"))
 
     def forward(self, residuals: Tensor) -> Tensor:
         return self.layout.first(pooled(self.layout.unfold(residuals), self.to_attn_logits))
@@ -87,16 +91,9 @@ def copies(layout: Layout, x: Tensor) -> Tensor:
     return x.repeat_interleave(layout.streams, 0)
 
 
-def pooled(x: Tensor, to_attn_logits: nn.Linear) -> Tensor:
+def pooled(x: Tensor, to_attn_logits: Weight) -> Tensor:
     """... s D -> ... D."""
-    return (x * to_attn_logits(x).softmax(-2)).sum(-2)
-
-
-def identity_linear(dim: int) -> nn.Linear:
-    """A projection without bias that starts as the identity."""
-    linear = nn.Linear(dim, dim, bias=False)
-    nn.init.eye_(linear.weight)
-    return linear
+    return (x * F.linear(x, to_attn_logits.weight).softmax(-2)).sum(-2)
 
 
 def folded_ends(

@@ -12,7 +12,7 @@ from .ends import AttentionPoolReduceStream, StreamEmbed, folded_ends
 from .layouts import Folded
 from .norm import RMSNorm
 from .plain import Residual
-from .site import DepthResidual, Site, add, first_stream, start_of_reads
+from .site import DepthResidual, Site, add, beside_identity, first_stream, one_hot, start_of_reads
 
 __all__ = [
     "AttentionPoolReduceStream",
@@ -93,6 +93,12 @@ class HyperConnections(Site):
     Call: (b s) ... D -> (b s) ... D.
     """
 
+    static_alpha: nn.Parameter
+    dynamic_alpha_fn: nn.Parameter
+    dynamic_alpha_scale: nn.Parameter
+    static_beta: nn.Parameter
+    dynamic_beta_fn: nn.Parameter
+    dynamic_beta_scale: nn.Parameter
     get_expand_reduce_stream_functions = staticmethod(get_expand_reduce_stream_functions)
     get_init_and_expand_reduce_stream_functions = staticmethod(get_init_and_expand_reduce_stream_functions)
 
@@ -126,13 +132,13 @@ class HyperConnections(Site):
         self.act = nn.Tanh() if tanh else nn.Identity()
         self.norm = RMSNorm(d)
         start = alpha_start(s, f, v, first_stream(layer_index, s), package=package_fracs)
-        self.static_alpha = nn.Parameter(start)
-        self.dynamic_alpha_fn = nn.Parameter(torch.zeros(d, f * (v + s)))
-        self.dynamic_alpha_scale = nn.Parameter(torch.tensor(1e-2))
+        self.start("static_alpha", start)
+        self.start("dynamic_alpha_fn", 0.0, (d, f * (v + s)))
+        self.start("dynamic_alpha_scale", 1e-2)
         if add_branch_out_to_residual:
-            self.static_beta = nn.Parameter(torch.ones(s * f))
-            self.dynamic_beta_fn = nn.Parameter(torch.zeros(d) if f == 1 else torch.zeros(d, f))
-            self.dynamic_beta_scale = nn.Parameter(torch.tensor(1e-2))
+            self.start("static_beta", 1.0, (s * f,))
+            self.start("dynamic_beta_fn", 0.0, (d,) if f == 1 else (d, f))
+            self.start("dynamic_beta_scale", 1e-2)
         self.dropout = nn.Dropout(dropout)
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -162,11 +168,9 @@ def alpha_start(s: int, f: int, v: int, stream: int, *, package: bool) -> Tensor
     Rows are (fraction, stream), columns (fraction, view or stream). The package puts all reads before all streams.
     """
     if package:
-        reads = torch.zeros(f * s, f * v)
-        reads[stream] = 1.0
-        return torch.cat([reads, torch.eye(f * s)], -1)
+        return beside_identity(one_hot(stream, f * s).unsqueeze(-1).expand(f * s, f * v))
     reads = start_of_reads(s, f, v, stream).permute(1, 0, 3, 2)  # f s, f v
-    kept = torch.eye(f * s).view(f, s, f, s)
+    kept = torch.eye(f * s, device="cpu").view(f, s, f, s)
     return torch.cat([reads, kept], -1).flatten(2).flatten(0, 1)
 
 

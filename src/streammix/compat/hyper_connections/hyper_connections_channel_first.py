@@ -12,7 +12,8 @@ from .ends import folded_ends
 from .layouts import Folded
 from .norm import RMSNorm as StreamNorm
 from .plain import Residual
-from .site import Site, first_stream
+from .site import Site, beside_identity, first_stream, one_hot
+from .starts import Weight
 
 __all__ = [
     "HyperConnections",
@@ -44,7 +45,7 @@ class RMSNorm(StreamNorm):
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim)
-        self.gamma = nn.Parameter(torch.zeros(dim, 1, 1))
+        self.start("gamma", 0.0, (dim, 1, 1))
 
 
 class HyperConnections(Site):
@@ -63,6 +64,10 @@ class HyperConnections(Site):
     Call: (b s) D ... -> (b s) D ... .
     """
 
+    static_alpha: nn.Parameter
+    static_beta: nn.Parameter
+    dynamic_alpha_scale: nn.Parameter
+    dynamic_beta_scale: nn.Parameter
     get_expand_reduce_stream_functions = staticmethod(get_expand_reduce_stream_functions)
     get_init_and_expand_reduce_stream_functions = staticmethod(get_init_and_expand_reduce_stream_functions)
 
@@ -86,15 +91,12 @@ class HyperConnections(Site):
         self.channel_first = True
         self.act = nn.Tanh() if tanh else nn.Identity()
         self.norm = RMSNorm(dim)
-        self.static_beta = nn.Parameter(torch.ones(s))
-        reads = (torch.arange(s) == first_stream(layer_index, s)).float().unsqueeze(-1)
-        self.static_alpha = nn.Parameter(torch.cat([reads, torch.eye(s)], -1))
-        self.dynamic_alpha_fn = nn.Conv2d(dim, s + 1, 1, bias=False)
-        self.dynamic_beta_fn = nn.Sequential(nn.Conv2d(dim, 1, 1, bias=False))
-        for convolution in (self.dynamic_alpha_fn, *self.dynamic_beta_fn):
-            nn.init.zeros_(convolution.weight)  # type: ignore[arg-type]
-        self.dynamic_alpha_scale = nn.Parameter(torch.tensor(1e-2))
-        self.dynamic_beta_scale = nn.Parameter(torch.tensor(1e-2))
+        self.start("static_beta", 1.0, (s,))
+        self.start("static_alpha", beside_identity(one_hot(first_stream(layer_index, s), s).unsqueeze(-1)))
+        self.dynamic_alpha_fn = Weight(0.0, (s + 1, dim, 1, 1))
+        self.dynamic_beta_fn = nn.Sequential(Weight(0.0, (1, dim, 1, 1)))
+        self.start("dynamic_alpha_scale", 1e-2)
+        self.start("dynamic_beta_scale", 1e-2)
         self.dropout = nn.Dropout(dropout)
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:

@@ -14,7 +14,7 @@ from .ends import StreamEmbed, folded_ends
 from .layouts import Folded
 from .norm import RMSNorm
 from .plain import Residual
-from .site import Site, first_stream
+from .site import Site, beside_identity, first_stream
 from .uses import with_first
 
 __all__ = [
@@ -62,6 +62,12 @@ class HyperConnections(Site):
     Call: (b s) ... D -> (b s) ... D.
     """
 
+    static_alpha: nn.Parameter
+    static_beta: nn.Parameter
+    dynamic_alpha_fn: nn.Parameter
+    dynamic_alpha_scale: nn.Parameter
+    dynamic_beta_fn: nn.Parameter
+    dynamic_beta_scale: nn.Parameter
     get_expand_reduce_stream_functions = staticmethod(get_expand_reduce_stream_functions)
     get_init_and_expand_reduce_stream_functions = staticmethod(get_init_and_expand_reduce_stream_functions)
 
@@ -87,13 +93,12 @@ class HyperConnections(Site):
             check_share(i, len(self.branches))
         self.act = nn.Tanh() if tanh else nn.Identity()
         self.norm = RMSNorm(dim)
-        self.static_beta = nn.Parameter(torch.ones(s, i))
-        reads = start_of_inputs(s, i, layer_index)
-        self.static_alpha = nn.Parameter(torch.cat([reads, torch.eye(s)], -1))
-        self.dynamic_alpha_fn = nn.Parameter(torch.zeros(dim, s + i))
-        self.dynamic_alpha_scale = nn.Parameter(torch.tensor(1e-2))
-        self.dynamic_beta_fn = nn.Parameter(torch.zeros(dim, i))
-        self.dynamic_beta_scale = nn.Parameter(torch.tensor(1e-2))
+        self.start("static_beta", 1.0, (s, i))
+        self.start("static_alpha", beside_identity(start_of_inputs(s, i, layer_index)))
+        self.start("dynamic_alpha_fn", 0.0, (dim, s + i))
+        self.start("dynamic_alpha_scale", 1e-2)
+        self.start("dynamic_beta_fn", 0.0, (dim, i))
+        self.start("dynamic_beta_scale", 1e-2)
         self.dropout = nn.Dropout(dropout)
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -143,7 +148,8 @@ class HyperConnections(Site):
 def start_of_inputs(s: int, i: int, layer_index: int | None) -> Tensor:
     """(s, i): each input reads a stream of its own, as long as there are so many."""
     offset = first_stream(layer_index, s * i) * i
-    return ((torch.arange(s).unsqueeze(-1) + torch.arange(i) + offset) % s == 0).float()
+    with torch.device("cpu"):
+        return ((torch.arange(s).unsqueeze(-1) + torch.arange(i) + offset) % s == 0).float()
 
 
 def through(branches: Any, u: Tensor, args: Any, kwargs: Any) -> Any:

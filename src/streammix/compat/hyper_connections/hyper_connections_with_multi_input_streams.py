@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ... import functional
@@ -12,7 +12,8 @@ from .ends import folded_ends
 from .layouts import Folded
 from .norm import RMSNorm, projected
 from .plain import Residual
-from .site import Site, first_stream
+from .site import Site, beside_identity, first_stream, one_hot
+from .starts import Started, Weight
 from .uses import with_first
 
 __all__ = [
@@ -43,8 +44,10 @@ def get_init_and_expand_reduce_stream_functions(
     return init, *folded_ends(num_streams, False, None, disable)
 
 
-class ProjActScale(nn.Module):
+class ProjActScale(Started):
     """act(x W') * scale. Parameters: proj.weight (dim_out, dim), zero at first, and scale ()."""
+
+    scale: nn.Parameter
 
     def __init__(
         self,
@@ -55,14 +58,13 @@ class ProjActScale(nn.Module):
         squeeze_output: bool = False,
     ) -> None:
         super().__init__()
-        self.proj = nn.Linear(dim, dim if dim_out is None else dim_out, bias=False)
-        nn.init.zeros_(self.proj.weight)
+        self.proj = Weight(0.0, (dim if dim_out is None else dim_out, dim))
         self.act = nn.Identity() if activation is None else activation
-        self.scale = nn.Parameter(torch.tensor(scale_init))
+        self.start("scale", scale_init)
         self.squeeze_output = squeeze_output
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.squeezed(self.act(self.proj(x)) * self.scale)
+        return self.squeezed(self.act(F.linear(x, self.proj.weight)) * self.scale)
 
     def of_normed(self, x: Tensor, gamma: Tensor) -> Tensor:
         """`forward` of RMSNorm(x), in float32 at least."""
@@ -94,6 +96,8 @@ class HyperConnections(Site):
     where arguments begin with the branch's input.
     """
 
+    static_alpha: nn.Parameter
+    static_beta: nn.Parameter
     get_expand_reduce_stream_functions = staticmethod(get_expand_reduce_stream_functions)
     get_init_and_expand_reduce_stream_functions = staticmethod(get_init_and_expand_reduce_stream_functions)
 
@@ -114,11 +118,11 @@ class HyperConnections(Site):
         self.channel_first = channel_first
         act = nn.Tanh() if tanh else nn.Identity()
         self.norm = RMSNorm(dim)
-        reads = (torch.arange(s) == first_stream(layer_index, s)).float()
+        reads = one_hot(first_stream(layer_index, s), s)
         self.dynamic_alpha_and_branch_input = ProjActScale(dim, s + 1, activation=act)
-        self.static_alpha = nn.Parameter(torch.cat([reads.unsqueeze(-1), torch.eye(s)], -1))
+        self.start("static_alpha", beside_identity(reads.unsqueeze(-1)))
         self.dynamic_beta = ProjActScale(dim, 1, activation=act, squeeze_output=True)
-        self.static_beta = nn.Parameter(torch.ones(s))
+        self.start("static_beta", 1.0, (s,))
         paths = [path if isinstance(path, tuple) else (path, dim) for path in additional_input_paths or ()]
         for path, _ in paths:
             if isinstance(path, bool) or not isinstance(path, int | str) or (isinstance(path, int) and path < 1):
@@ -128,7 +132,9 @@ class HyperConnections(Site):
         self.additional_to_dynamic_input = nn.ModuleList(
             ProjActScale(width, 1, activation=act, squeeze_output=True) for _, width in paths
         )
-        self.additional_static_input = nn.ParameterList(nn.Parameter(reads.clone()) for _ in paths)
+        self.additional_static_input = Started()
+        for index in range(len(paths)):
+            self.additional_static_input.start(str(index), reads)
         self.dropout = nn.Dropout(dropout)
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -175,4 +181,5 @@ class HyperConnections(Site):
         norm: Any = self.additional_norms[index]
         weigh: Any = self.additional_to_dynamic_input[index]
         pre = weigh.of_normed(x, norm.gamma)
-        return self.layout.first(functional.read(x, pre + self.additional_static_input[index].to(pre.dtype)))
+        static = self.additional_static_input.get_parameter(str(index))
+        return self.layout.first(functional.read(x, pre + static.to(pre.dtype)))

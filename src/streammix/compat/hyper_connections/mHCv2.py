@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from . import constraint
 from .constrained import Constrained
 from .constraint import l1norm
-from .ends import Expand, Sum, copies, identity_linear, pooled, required
+from .ends import Expand, Sum, copies, pooled, required
 from .layouts import Axis
 from .norm import RMSNorm
 from .plain import Residual
-from .site import DepthResidual, add, first_stream, start_of_reads
+from .site import DepthResidual, add, first_stream, one_hot, start_of_reads
+from .starts import Started, Weight
 
 __all__ = [
     "AttentionPoolReduceStream",
@@ -160,16 +161,14 @@ class ManifoldConstrainedHyperConnections(Constrained):
             num_fracs=num_fracs,
         )
         s, f, v = num_residual_streams, num_fracs, num_input_views
-        self.maybe_mix_streams: nn.Conv2d | None = None
-        if mix_streams_before_norm:
-            self.maybe_mix_streams = nn.Conv2d(s, s, 1, bias=False)
-            nn.init.dirac_(self.maybe_mix_streams.weight)
+        identity = torch.eye(s, device="cpu").view(s, s, 1, 1)
+        self.maybe_mix_streams = Weight(identity) if mix_streams_before_norm else None
         reads = start_of_reads(s, f, v, stream := first_stream(layer_index, s)).reshape(s * f, v * f)
         if package_fracs:
-            reads = (torch.arange(s * f) == stream).float().unsqueeze(-1).expand(s * f, v * f)
+            reads = one_hot(stream, s * f).unsqueeze(-1).expand(s * f, v * f)
         self.alpha_parameters(reads, num_dynamic_alpha_proposals)
         if add_branch_out_to_residual:
-            self.beta_parameters(torch.ones(s, f, 1), torch.zeros(dim // f, f))
+            self.beta_parameters((s, f, 1), (dim // f, f))
         sinkhorn = log_domain_sinkhorn_knopps if log_domain_sinkhorn else sinkhorn_knopps
         self.constrain(residual_mix_constraint_fn, partial(sinkhorn, iters=sinkhorn_iters))
         self.after(dropout, residual_transform, forward_method_names)
@@ -194,17 +193,19 @@ class ManifoldConstrainedHyperConnections(Constrained):
 mHC = ManifoldConstrainedHyperConnections
 
 
-class StreamEmbed(nn.Module):
+class StreamEmbed(Started):
     """Adds a learned vector to each stream of ... s D, or with expand_to_streams to copies of a state ... D.
 
     Parameters: stream_embed (s, D), zero at first.
     """
 
+    stream_embed: nn.Parameter
+
     def __init__(self, num_streams: int, dim: int, expand_to_streams: bool = False) -> None:
         super().__init__()
         self.layout = Axis(num_streams)
         self.num_streams, self.expand_to_streams = num_streams, expand_to_streams
-        self.stream_embed = nn.Parameter(torch.zeros(num_streams, dim))
+        self.start("stream_embed", 0.0, (num_streams, dim))
 
     def forward(self, residuals: Tensor) -> Tensor:
         if self.expand_to_streams:
@@ -220,7 +221,7 @@ class AttentionPoolReduceStream(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.to_attn_logits = identity_linear(dim)
+        self.to_attn_logits = Weight(torch.eye(dim, device="cpu"))
 
     def forward(self, residuals: Tensor) -> Tensor:
         return pooled(residuals, self.to_attn_logits)

@@ -14,7 +14,7 @@ from .hyper_connections import by_output, get_expand_reduce_stream_functions, ro
 from .layouts import Folded
 from .norm import RMSNorm
 from .plain import Residual
-from .site import DepthResidual, add, first_stream, start_of_reads
+from .site import DepthResidual, add, first_stream, one_hot, start_of_reads
 
 __all__ = [
     "AttentionPoolReduceStream",
@@ -106,10 +106,10 @@ class ManifoldConstrainedHyperConnections(Constrained):
         self.channel_first, self.package_fracs = channel_first, package_fracs
         reads = start_of_reads(s, f, v, stream := first_stream(layer_index, s)).transpose(0, 1).reshape(f * s, v * f)
         if package_fracs:
-            reads = (torch.arange(f * s) == stream).float().unsqueeze(-1).expand(f * s, v * f)
+            reads = one_hot(stream, f * s).unsqueeze(-1).expand(f * s, v * f)
         self.alpha_parameters(reads, num_dynamic_alpha_proposals)
         if add_branch_out_to_residual:
-            self.beta_parameters(torch.ones(s * f), torch.zeros(dim // f) if f == 1 else torch.zeros(dim // f, f))
+            self.beta_parameters((s * f,), (dim // f,) if f == 1 else (dim // f, f))
         sinkhorn = log_domain_sinkhorn_knopps if log_domain_sinkhorn else sinkhorn_knopps
         self.constrain(residual_mix_constraint_fn, partial(sinkhorn, iters=sinkhorn_iters))
         self.after(dropout, residual_transform, forward_method_names)

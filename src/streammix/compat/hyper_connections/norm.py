@@ -6,19 +6,21 @@ from torch import Tensor, nn
 
 from ..._precision import full_precision
 from ...layers.generators.per_stream_rms import rows_projected
+from .starts import Started
 
 LEAST_NORM = 1e-12  # of F.normalize
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(Started):
     """x / |x| * sqrt(d) * (gamma + 1), over the last dimension. Parameters: gamma (d), zero at first."""
 
     axis = -1
+    gamma: nn.Parameter
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.scale = dim**0.5
-        self.gamma = nn.Parameter(torch.zeros(dim))
+        self.start("gamma", 0.0, (dim,))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.normalize(x, dim=self.axis) * self.scale * (self.gamma + 1)

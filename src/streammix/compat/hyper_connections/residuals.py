@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .starts import Started
+
 __all__ = ["GRUGatedResidual", "GatedResidual", "MVSplitResidualUpdate", "OrthogonalResidualUpdate"]
 
 
@@ -55,7 +57,7 @@ class OrthogonalResidualUpdate(nn.Module):
         return (wide + output - (output * unit).sum(-1, keepdim=True) * unit).to(residual.dtype)
 
 
-class MVSplitResidualUpdate(nn.Module):
+class MVSplitResidualUpdate(Started):
     """Adds what differs from the mean over the sequence (dim -2), and moves the mean itself (arXiv 2605.06169):
 
         residual + beta (x - mean x) + alpha (mean x - mean residual)
@@ -63,10 +65,13 @@ class MVSplitResidualUpdate(nn.Module):
     A mean over a sequence sees the future: not for causal models. Parameters: alpha (D), beta (D).
     """
 
+    alpha: nn.Parameter
+    beta: nn.Parameter
+
     def __init__(self, dim: int, init_alpha: float = 0.0, init_beta: float = 0.03, **kwargs: Any) -> None:
         super().__init__()
-        self.alpha = nn.Parameter(torch.full((dim,), init_alpha))
-        self.beta = nn.Parameter(torch.full((dim,), init_beta))
+        self.start("alpha", init_alpha, (dim,))
+        self.start("beta", init_beta, (dim,))
 
     def prepare(self, residual: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """The branch's input, the residual, and nothing further."""

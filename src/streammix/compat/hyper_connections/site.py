@@ -16,6 +16,7 @@ from ... import functional
 from ..._checks import check_integer
 from ...layers.connections.combine import combine
 from .layouts import Layout
+from .starts import Started
 from .uses import Finish, Wrapped, unchanged
 
 DepthResidual = Callable[[Tensor, Tensor], Tensor]
@@ -26,7 +27,7 @@ def add(x: Tensor, y: Tensor) -> Tensor:
     return x + y
 
 
-class Site(Wrapped):
+class Site(Wrapped, Started):
     """Subclasses give `coefficients`, and have their parameters under the package's names.
 
     Args:
@@ -156,8 +157,19 @@ def first_stream(layer_index: int | None, streams: int) -> int:
     return (randrange(streams) if layer_index is None else layer_index) % streams
 
 
+def one_hot(place: int, count: int) -> Tensor:
+    """(count): one at a place, zero elsewhere; on the CPU, as starts are."""
+    return (torch.arange(count, device="cpu") == place).float()
+
+
+def beside_identity(reads: Tensor) -> Tensor:
+    """(R, k) -> (R, k + R): reads, and every row kept as it is."""
+    return torch.cat([reads, torch.eye(len(reads), device="cpu")], -1)
+
+
 def start_of_reads(streams: int, fracs: int, views: int, stream: int) -> Tensor:
     """(s, f, views, f): view v of a branch's fraction g starts as fraction g of `stream`."""
-    start = torch.zeros(streams, fracs, views, fracs)
-    start[stream] = torch.eye(fracs).unsqueeze(1).expand(fracs, views, fracs)
+    with torch.device("cpu"):
+        start = torch.zeros(streams, fracs, views, fracs)
+        start[stream] = torch.eye(fracs).unsqueeze(1).expand(fracs, views, fracs)
     return start
