@@ -343,3 +343,21 @@ def test_ends_made_on_the_meta_device_start_as_others():
             made = make()
         made.to_empty(device="cpu").apply(lambda module: getattr(module, "reset_parameters", lambda: None)())
         assert all(torch.equal(a, b) for a, b in zip(made.parameters(), expected.parameters(), strict=True))
+
+
+def test_a_residual_transform_that_changes_the_width(seed):
+    """As in a ResNet's block that widens its images: streams come in narrow and leave wide."""
+    widen = nn.Conv2d(6, D, 1)
+    layer = hc.mHC(S, dim=D, channel_first=True, residual_transform=widen, branch=nn.Conv2d(D, D, 3, padding=1))
+    assert layer(torch.randn(2 * S, 6, 5, 4)).shape == (2 * S, D, 5, 4)
+
+
+def test_halves_of_further_input_streams(seed):
+    layer = drawn(hyper_connections_with_multi_input_streams.HyperConnections(S, dim=D, additional_input_paths=[1]))
+    x, context = torch.randn(2 * S, 3, D), torch.randn(2 * S, 3, D)
+    (arguments, keywords), mixed, more = layer.width_connection(x, context, mask=None)
+    (expected, _), add = layer(x, context, mask=None)
+    assert keywords == {"mask": None}
+    for a, b in zip(arguments, expected, strict=True):
+        assert torch.equal(a, b)
+    close(layer.depth_connection(arguments[0].sin(), mixed, **more), add(arguments[0].sin()))

@@ -143,8 +143,16 @@ class HyperConnections(Site):
         beta = self.dynamic_beta.of_normed(x, self.norm.gamma)
         return alpha[..., :1].mT, (beta + self.static_beta.to(beta.dtype)).unsqueeze(-1), alpha[..., 1:].mT
 
+    def width_connection(  # type: ignore[override]
+        self, residuals: Tensor, *branch_args: Any, **branch_kwargs: Any
+    ) -> tuple[tuple[list[Any], dict[str, Any]], Tensor, dict[str, Tensor | None]]:
+        """As `Site.width_connection`, with all of the branch's arguments in place of its input."""
+        u, mixed, more = super().width_connection(residuals)
+        return self.with_inputs(u, branch_args, branch_kwargs), mixed, more
+
     def forward(self, residuals: Tensor, *branch_args: Any, **branch_kwargs: Any) -> Any:
-        arguments, keywords, finish = self.with_inputs(residuals, branch_args, branch_kwargs)
+        u, finish = self.connect(residuals)
+        arguments, keywords = self.with_inputs(u, branch_args, branch_kwargs)
         branch: Callable[..., Any] | None = self.branch
         if branch is None:
             return (arguments, keywords), lambda output: with_first(output, finish)
@@ -155,16 +163,14 @@ class HyperConnections(Site):
             raise ValueError("branch: this connection was made with one; decorate_branch accepts connections without")
 
         def forward_and_add_residual(residual: Tensor, *args: Any, **kwargs: Any) -> Any:
-            arguments, keywords, finish = self.with_inputs(residual, args, kwargs)
+            u, finish = self.connect(residual)
+            arguments, keywords = self.with_inputs(u, args, kwargs)
             return with_first(branch(*arguments, **keywords), finish)
 
         return forward_and_add_residual
 
-    def with_inputs(
-        self, residuals: Tensor, args: Sequence[Any], kwargs: dict[str, Any]
-    ) -> tuple[list[Any], dict[str, Any], Callable[[Tensor], Tensor]]:
-        """The branch's arguments, those in streams having been read, and the end of the connection."""
-        u, finish = self.connect(residuals)
+    def with_inputs(self, u: Tensor, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """The branch's arguments, u the first of them, those in streams having been read."""
         arguments, keywords = [u, *args], dict(kwargs)
         for index, (path, width) in enumerate(self.additional_input_paths):
             given: Any = arguments if isinstance(path, int) else keywords
@@ -173,7 +179,7 @@ class HyperConnections(Site):
                 got = "nothing" if missing else type(given[path]).__name__
                 raise TypeError(f"additional input {path!r}: got {got}; accepted: a tensor of streams {width} wide")
             given[path] = self.one_of(given[path], index)
-        return arguments, keywords, finish
+        return arguments, keywords
 
     def one_of(self, streams: Tensor, index: int) -> Tensor:
         """The weighted sum of further streams number `index`."""
