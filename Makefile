@@ -16,7 +16,7 @@ PACKAGES := $(VENV)/.packages
 # Annotations of shapes and types are executed. Compilers cannot trace through that, and refusals come from it first.
 TYPED = $(BIN)/python -m pytest --numprocesses auto --jaxtyping-packages=streammix,beartype.beartype \
 	-m "not refusal and not slow" -k "not compile and not export" \
-	tests/layers tests/manifolds tests/diagnostics tests/test_functional.py tests/test_recipes.py
+	tests/layers tests/manifolds tests/diagnostics tests/checkpoints tests/compat tests/test_functional.py tests/test_recipes.py
 NATIVE := setup.py $(shell find src/streammix/csrc -name "*.h" -o -name "*.cpp")
 
 .PHONY: demo test lint docs test-torch sanitize bench gpu wheel clean

@@ -20,12 +20,17 @@ class Started(nn.Module):
         # Plain numbers, because a tensor would be lost on the meta device.
         starts: dict[str, Any] = self.__dict__.setdefault("starts", {})
         starts[name] = value.tolist() if isinstance(value, Tensor) else value
-        assign(parameter, starts[name])
+        self.reset(name)
 
     def reset_parameters(self) -> None:
         """Set the module's own parameters to their start, in place, on any device."""
-        for name, value in self.__dict__.get("starts", {}).items():
-            assign(getattr(self, name), value)
+        for name in self.__dict__.get("starts", ()):
+            self.reset(name)
+
+    def reset(self, name: str) -> None:
+        """Set one parameter to its start."""
+        value = self.__dict__["starts"][name]
+        assign(self.get_parameter(name), torch.tensor(value, device="cpu") if isinstance(value, list) else value)
 
 
 class Weight(Started):
