@@ -44,7 +44,7 @@ def assert_equal(theirs: nn.Module, ours: nn.Module, run: Callable[[nn.Module, T
         torch.autograd.backward(out, direction)
         results.append([*out, leaf.grad, *(p.grad for p in module.parameters())])
     names = [*("output" for _ in direction), "input", *(key for key, _ in theirs.named_parameters())]
-    largest = max(g.abs().max().item() for g in results[0][len(direction) :] if g is not None)
+    largest = max(g.abs().max().item() for g in results[0][len(direction) :] if g is not None and g.numel())
     for name, theirs_value, ours_value in zip(names, *results, strict=True):
         if theirs_value is None:
             assert ours_value is None, name

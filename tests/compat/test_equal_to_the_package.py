@@ -259,7 +259,7 @@ def test_disabled(name, seed):
 
 
 BRANCHES, INPUTS = "hyper_connections_with_multi_branch_inputs", "hyper_connections_with_multi_input_streams"
-MODULES = ["", "hyper_connections", V1, V2, "hyper_connections_channel_first", BRANCHES, INPUTS, "residuals"]
+MODULES = ["", "hyper_connections", V1, V2, "hyper_connections_channel_first", BRANCHES, INPUTS, "residuals", "vit"]
 
 
 @pytest.mark.parametrize("name", [*MODULES, "triton_sinkhorn"])
@@ -273,7 +273,7 @@ def test_every_public_name_has_its_signature(name):
         own = getattr(value, "__module__", "").startswith("hyper_connections")
         if not own or key.startswith("_") or key in internal or not callable(value):
             continue
-        if key in ("exists", "default", "divisible_by", "identity", "add") or key.startswith("sinkhorn_kernel"):
+        if key in ("exists", "default", "divisible_by", "identity", "add", "pair") or key.startswith("sinkhorn_kernel"):
             continue
         if name == BRANCHES and key.startswith("get_"):
             continue  # take a class by mistake
@@ -346,3 +346,10 @@ def test_training_and_going_on_from_their_optimiser(name, seed):
     models[1].load_state_dict(models[0].state_dict())
     optimisers[1].load_state_dict(copy.deepcopy(optimisers[0].state_dict()))
     steps(batches[3:])
+
+
+@pytest.mark.parametrize("options", [{}, {"pool": "mean", "patch_size": (4, 8)}, {"heads": 1, "dim_head": D}], ids=str)
+def test_their_vision_transformer(options, seed):
+    sizes = {"image_size": 16, "patch_size": 8, "num_classes": 5, "dim": D, "depth": 2, "heads": 2, "mlp_dim": 32}
+    made = pair(lambda m: m.ViT(**{**sizes, "dim_head": 8, **options}), "vit")
+    assert_equal(*made, called, 2, 3, 16, 16)
