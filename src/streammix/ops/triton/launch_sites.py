@@ -383,7 +383,7 @@ def next_site(
     state, u, next_post, H = torch.empty_like(old), old.new_empty(tokens, C), new(tokens, n), new(tokens, n, n)
     sums, mix, P, r = new(slices, tokens, wide), new(tokens, n * n), new(tokens, rows), new(tokens)
     small = eager_birkhoff.last_step(tol, n, torch.float32)
-    tile = tile_of_pass1(old, wide) | {"TT": tokens_of_tile(tokens, 16)}
+    tile = tile_of_pass1(old, wide) | {"TT": tokens_of_tile(tokens, 16), "num_warps": 8, "num_stages": 2}
     with on_device_of(x):
         site.next_site_kernel[(triton.cdiv(tokens, tile["TT"]), slices)](
             *(old, by_token(y, 1), by_token(post, 1), by_token(res, 2), weight.contiguous(), gate, bias, state, sums),
