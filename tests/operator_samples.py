@@ -19,6 +19,9 @@ def samples(dtype=torch.float64):
     """Operator name -> arguments, every tensor requiring grad where the operator has a derivative."""
     make = lambda *shape: torch.randn(*shape, dtype=dtype, requires_grad=True)  # noqa: E731
     T = sm.birkhoff(torch.randn(2, 3, 4, 4, dtype=dtype)).requires_grad_()
+    marginals = [torch.rand(2, 3, k, dtype=dtype).add(0.1) for k in (5, 4)]
+    marginals = [30 * t / t.sum(-1, keepdim=True) for t in marginals]
+    plan = sm.transport(torch.randn(2, 3, 5, 4, dtype=dtype), *marginals).requires_grad_()
     x, y, pre, post, res = make(5, 4, 3), make(5, 3), make(5, 4), make(5, 4), make(5, 4, 4)
     weight, gate, bias, P, r = make(24, 12), make(3), make(24), make(5, 24), make(5)
     mix = make(5, 16)
@@ -32,6 +35,8 @@ def samples(dtype=torch.float64):
         "implicit_sinkhorn": (make(2, 3, 4, 4), 5),
         "cayley": (make(2, 3, 6), 4),
         "cayley_backward": (make(2, 3, 4, 4), make(2, 3, 4, 4)),
+        "transport": (make(2, 3, 5, 4), *(t.requires_grad_() for t in marginals)),
+        "transport_backward": (make(2, 3, 5, 4), plan),
         "read": (x, pre),
         "read_backward": (y, x, pre),
         "write": (x, y, post, res),

@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 from . import checkpoints, compat, diagnostics, manifolds, recipes
-from .functional import birkhoff, read, sinkhorn, write
+from .functional import birkhoff, read, sinkhorn, transport, write
 from .layers import Collapse, HyperConnection, Stack, expand
 from .ops import backend, backends
 
@@ -24,5 +24,6 @@ __all__ = [
     "read",
     "recipes",
     "sinkhorn",
+    "transport",
     "write",
 ]

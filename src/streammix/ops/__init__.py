@@ -27,6 +27,7 @@ __all__ = [
     "operators_for",
     "read",
     "sinkhorn",
+    "transport",
     "write",
 ]
 
@@ -49,6 +50,11 @@ def implicit_sinkhorn(logits: Tensor, rounds: int) -> Tensor:
 def cayley(entries: Tensor, n: int) -> Tensor:
     """(..., n (n - 1) / 2) -> (..., n, n): rotations; operators/cayley.py."""
     return operators_for(entries, n).cayley(entries, n)
+
+
+def transport(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(..., m, n), (..., m), (..., n) -> (..., m, n): the exact projection; operators/transport.py."""
+    return operators_for(logits, max(logits.shape[-2:])).transport(logits, rows, columns)
 
 
 def read(x: Tensor, pre: Tensor) -> Tensor:

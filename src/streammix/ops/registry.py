@@ -39,6 +39,8 @@ class Operators:
     implicit_sinkhorn: Callable[[Tensor, int], Tensor]
     cayley: Callable[[Tensor, int], Tensor]
     cayley_backward: Callable[[Tensor, Tensor], Tensor]
+    transport: Callable[[Tensor, Tensor, Tensor], Tensor]
+    transport_backward: Callable[[Tensor, Tensor], Tensors]
     read: Callable[[Tensor, Tensor], Tensor]
     read_backward: Callable[[Tensor, Tensor, Tensor], Tensors]
     write: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]

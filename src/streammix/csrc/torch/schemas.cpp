@@ -11,6 +11,8 @@ SM_LIBRARY(schemas, nullptr) {
     m.def("implicit_sinkhorn(Tensor logits, int rounds) -> Tensor");
     m.def("sinkhorn(Tensor logits, int rounds, int start, bool columns_last, float eps) -> Tensor");
     m.def("sinkhorn_backward(Tensor grad, Tensor logits, int rounds, int start, bool columns_last, float eps) -> Tensor");
+    m.def("transport(Tensor logits, Tensor rows, Tensor columns) -> Tensor");
+    m.def("transport_backward(Tensor grad, Tensor matrix) -> (Tensor, Tensor, Tensor)");
     m.def("coefficients(Tensor x, Tensor weight, float norm_eps) -> (Tensor, Tensor)");
     m.def("coefficients_backward(Tensor grad, Tensor x, Tensor weight, Tensor projected, Tensor inverse_rms) -> (Tensor, Tensor)");
     m.def(
