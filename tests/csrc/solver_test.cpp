@@ -178,6 +178,53 @@ void test_cayley(const Kernels& k, DType t, int n, Random& random) {
     }
 }
 
+// Plans m x n and n x m, n in 1 .. m: sums, gradients that sum to zero, the same bits wherever a plan stands, and NaN that stays where it is
+void test_transport(const Kernels& k, DType t, int n, Random& random) {
+    if (t != DType::float32 && t != DType::float64) return;
+    const int count = 5;
+    std::uniform_real_distribution<double> uniform(0.1, 1);
+    for (int other : {1, n, n + 3})
+        for (int family : {1, 2, 3, 12}) {
+            const int rows = family % 2 ? n : other, columns = family % 2 ? other : n, size = std::max(rows, columns), entries = rows * columns;
+            if (size > largest_n) continue;
+            Buffer R(t, count * entries), T(t, count * entries), r(t, count * rows), c(t, count * columns), G(t, count * entries), D(t, count * entries),
+                x(t, count * rows), w(t, count * columns);
+            for (int b = 0; b < count; ++b) {
+                const Matrix values = logits(family, size, random), grads = logits(1, size, random);
+                for (int e = 0; e < entries; ++e) R.set(b * entries + e, values[e]), G.set(b * entries + e, grads[e]);
+                Matrix side[2] = {Matrix(rows), Matrix(columns)};
+                for (Matrix& s : side) {
+                    double total = 0;
+                    for (double& v : s) total += v = uniform(random);
+                    for (double& v : s) v /= total;
+                }
+                for (int i = 0; i < rows; ++i) r.set(b * rows + i, side[0][i]);
+                for (int j = 0; j < columns; ++j) c.set(b * columns + j, side[1][j]);
+            }
+            c.set(2 * columns, -1);  // the third has no solution
+            const Plans plans{t, rows, columns};
+            k.transport(plans, R.data(), r.data(), c.data(), T.data(), 0, count);
+            k.transport_backward(plans, G.data(), T.data(), D.data(), x.data(), w.data(), 0, count);
+            const std::string place = where(k, t, n, "transport ") + std::to_string(rows) + " x " + std::to_string(columns) + " " + families[family];
+            const double accuracy = t == DType::float64 ? 1e-13 : 2e-6;
+            for (int b = 0; b < count; ++b) {
+                const Matrix plan = T.matrix(b, entries), slope = D.matrix(b, entries);
+                for (int j = 0; j < columns; ++j) {
+                    double sum = 0, balance = 0;
+                    for (int i = 0; i < rows; ++i) sum += plan[i * columns + j], balance += slope[i * columns + j];
+                    if (b == 2) check(isnan(sum) && isnan(balance), place + ": no NaN");
+                    else check(fabs(sum / c.get(b * columns + j) - 1) <= accuracy && fabs(balance) <= 10 * accuracy, place + ": column sum " + std::to_string(sum));
+                }
+            }
+            Buffer again(t, entries), one(t, entries), a(t, rows), z(t, columns);
+            for (int e = 0; e < entries; ++e) one.set(e, R.get(4 * entries + e));
+            for (int i = 0; i < rows; ++i) a.set(i, r.get(4 * rows + i));
+            for (int j = 0; j < columns; ++j) z.set(j, c.get(4 * columns + j));
+            k.transport(plans, one.data(), a.data(), z.data(), again.data(), 0, 1);
+            check(!memcmp(again.data(), T.data() + 4 * entries * bytes(t), entries * bytes(t)), place + ": plan depends on its batch");
+        }
+}
+
 using Run = void (*)(const Kernels&, Matrices, Buffer& R, Buffer& G, Buffer& out, int64_t begin, int64_t end);
 const Run operations[] = {
     [](const Kernels& k, Matrices m, Buffer& R, Buffer&, Buffer& out, int64_t b, int64_t e) { k.birkhoff(m, R.data(), out.data(), b, e, 0); },
@@ -294,7 +341,7 @@ struct Check {
     void (*run)(const Kernels&, DType, int n, Random&);
     int largest;  // n
 };
-const Check checks[] = {{test_projection, 64}, {test_batches, 16}, {test_sinkhorn, 9}, {test_cayley, 33}, {test_streams, 9}, {test_sites, 9}};
+const Check checks[] = {{test_projection, 64}, {test_batches, 16}, {test_transport, 16}, {test_sinkhorn, 9}, {test_cayley, 33}, {test_streams, 9}, {test_sites, 9}};
 
 // Large n in float32 only; of the brief corpus, the sizes next to each change of path (closed form, constant n, groups of eight), and
 // all of them in float32 only.

@@ -35,9 +35,9 @@ ISA_FLAGS = {
     "baseline": [],
 }
 # Sizes that are compiled as constants; all others run through the path for any n.
-ALL_SIZES = ["-DSM_PROJECTION_SIZES=4"]
-FEW_SIZES = ["-DSM_PROJECTION_SIZES=4", "-DSM_SINKHORN_SIZES="]
-NO_SIZES = ["-DSM_PROJECTION_SIZES=", "-DSM_SINKHORN_SIZES=", "-DSM_STREAMS_SIZES="]
+ALL_SIZES = ["-DSM_PROJECTION_SIZES=4", "-DSM_TRANSPORT_SIZES=4"]
+FEW_SIZES = ["-DSM_PROJECTION_SIZES=4", "-DSM_TRANSPORT_SIZES=4", "-DSM_SINKHORN_SIZES="]
+NO_SIZES = ["-DSM_PROJECTION_SIZES=", "-DSM_TRANSPORT_SIZES=", "-DSM_SINKHORN_SIZES=", "-DSM_STREAMS_SIZES="]
 # AddressSanitizer's checks as calls: half the time to compile
 KERNELS_BY_GCC = ["--param", "asan-instrumentation-with-call-threshold=0"]
 

@@ -18,6 +18,12 @@ struct Matrices {
     bool large;  // the results, as a whole, are larger than caches
 };
 
+// A batch of m x n matrices, row-major, and their marginals; 1 <= m, n <= largest_n. float32 or float64.
+struct Plans {
+    DType dtype;
+    int m, n;
+};
+
 // State of a token: n streams of C channels.
 struct Streams {
     DType dtype;
@@ -78,6 +84,10 @@ struct Kernels {
 
     // The gradient of the logits from that of T.
     void (*birkhoff_backward)(Matrices, const void* grad, const void* T, void* out, int64_t begin, int64_t end);
+
+    // T: the projection of the logits onto the matrices with these sums; and the gradients of the logits, the rows and the columns from T's.
+    void (*transport)(Plans, const void* logits, const void* rows, const void* columns, void* T, int64_t begin, int64_t end);
+    void (*transport_backward)(Plans, const void* grad, const void* T, void* out, void* rows, void* columns, int64_t begin, int64_t end);
 
     // rounds >= 1
     void (*sinkhorn)(Matrices, const void* logits, void* M, int64_t begin, int64_t end, int rounds, const SinkhornRule&);

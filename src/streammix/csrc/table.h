@@ -3,6 +3,7 @@
 
 #include "matrices/batch.h"
 #include "matrices/cayley.h"
+#include "matrices/plans.h"
 #include "streams/site.h"
 
 namespace streammix::SM_ISA {
@@ -12,6 +13,8 @@ inline constexpr Kernels table(const char* name) {
         .isa = name,
         .birkhoff = birkhoff_any,
         .birkhoff_backward = birkhoff_backward_any,
+        .transport = transport_any,
+        .transport_backward = transport_backward_any,
         .sinkhorn = sinkhorn_any,
         .sinkhorn_backward = sinkhorn_backward_any,
         .cayley = cayley_any,

@@ -302,7 +302,7 @@ SM_FN int newton(V* R, V* T, V* w, V k, int n_, Scalar<V> small, bool any_far) {
                     square<N>(T, descend & !forms, n);
                     graph<N>(T, w, n);
                     const auto connected = [&](int j, int l) { return select(w[j < l ? j * n + l : l * n + j] < S::coupling, V(0), V(1)); };
-                    potentials.descend(R, k, descend, forms, T, n, connected);
+                    potentials.descend(R, k, descend, forms, T, n, n, connected);
                 }
             }
         }

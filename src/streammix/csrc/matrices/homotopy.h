@@ -53,13 +53,14 @@ SM_FN V exp_of_units(V x, V error) {
 }
 
 // T = row-softmax(R / 2^k + b) in the matrices `where`; b in units of 256. Of R and b that are known, nothing but the results is rounded:
-// x_ij = R_ij / 2^k + b_j, and its difference to the row's largest, come with their errors.
+// x_ij = R_ij / 2^k + b_j, and its difference to the row's largest, come with their errors. T has N rows, or where n is known at run time
+// m_ of them.
 template <int N, class V>
-SM_APART void form(const V* R, V k, const V* b, Mask<V> where, V* T, int n_) {
+SM_APART void form(const V* R, V k, const V* b, Mask<V> where, V* T, int n_, int m_) {
     using F = Scalar<V>;
-    const int n = size<N>(n_);
+    const int n = size<N>(n_), m = size<N>(m_);
     const V least(-Format<F>::max), none(F(0));
-    for (int i = 0; i < n; ++i) {
+    for (int i = 0; i < m; ++i) {
         V x[room<N>], rest[room<N>];
         V top = least, total = none;
         for (int j = 0; j < n; ++j) {
@@ -81,11 +82,11 @@ SM_APART void form(const V* R, V k, const V* b, Mask<V> where, V* T, int n_) {
 
 // The same with threefold potentials, which takes four times as long
 template <int N, class V>
-SM_APART void form(const V* R, V k, const Threefold<V>* b, Mask<V> where, V* T, int n_) {
+SM_APART void form(const V* R, V k, const Threefold<V>* b, Mask<V> where, V* T, int n_, int m_) {
     using F = Scalar<V>;
-    const int n = size<N>(n_);
+    const int n = size<N>(n_), m = size<N>(m_);
     const V least(-Format<F>::max), none(F(0));
-    for (int i = 0; i < n; ++i) {
+    for (int i = 0; i < m; ++i) {
         Threefold<V> x[room<N>];
         // the greatest by the first part, of those equal in it by the second, and so on
         V top = least, second = least, third = least;
@@ -155,7 +156,7 @@ SM_APART void first_level(const V* R, V& k, Mask<V> far, Scalar<V> reach, V* T, 
     const V level = max(exponent(spread * (unit<F> / reach)) + F(1), none);
     V b[room<N>];
     for (int j = 0; j < n; ++j) b[j] = none;
-    form<N>(R, level, b, far, T, n);
+    form<N>(R, level, b, far, T, n, n);
     for (int e = 0; e < n * n; ++e) T[e] += select(far, poison, none);
     const Mask<V> solvable = poison < V(1);  // else NaN
     k = select(far, select(solvable, level, none), k);
@@ -188,19 +189,21 @@ public:
     // Those T that are formed on the way from level k + 1 to k
     SM_FN Mask<V> forms(V k) const { return many | (k < Scalar<V>(1)); }
 
-    // On from level k + 1 to k in the matrices `where`; forms T of those that `formed` says. connected(j, l): as 1, whether T couples columns
-    // j and l.
+    // On from level k + 1 to k in the matrices `where`: potentials are doubled, and then less `less` where that is given; forms T (of m_ rows) of
+    // those that `formed` says. connected(j, l): as 1, whether T couples columns j and l.
     template <class Connected>
-    SM_FN void descend(const V* R, V k, Mask<V> where, Mask<V> formed, V* T, int n_, Connected connected) {
+    SM_FN void descend(const V* R, V k, Mask<V> where, Mask<V> formed, V* T, int n_, int m_, Connected connected, const V* less = nullptr) {
         using F = Scalar<V>;
-        const int n = size<N>(n_);
-        for (int j = 0; j < n; ++j) one[j] = select(where, one[j] * F(2), one[j]);
-        if (any(formed & !many)) form<N>(R, k, one, formed & !many, T, n);
+        const int n = size<N>(n_), m = size<N>(m_);
+        for (int j = 0; j < n; ++j) one[j] = select(where, one[j] * F(2) - (less ? less[j] * (1 / unit<F>) : V(0)), one[j]);
+        if (any(formed & !many)) form<N>(R, k, one, formed & !many, T, n, m);
         if (!any_many) return;
         ground(where & many, n, connected);
-        for (int j = 0; j < n; ++j)
+        for (int j = 0; j < n; ++j) {
             for (V& part : three[j].x) part = select(where, part * F(2), part);
-        if (any(formed & many)) form<N>(R, k, three, formed & many, T, n);
+            if (less) three[j] = sum(three[j], select(where, less[j] * (-1 / unit<F>), V(0)));
+        }
+        if (any(formed & many)) form<N>(R, k, three, formed & many, T, n, m);
     }
 
 private:

@@ -40,6 +40,9 @@ SM_FN void specialise(Sizes<N...>, DType dtype, int n, Function f) {
 #ifndef SM_PROJECTION_SIZES
 #define SM_PROJECTION_SIZES 2, 3, 4, 5, 6, 7, 8
 #endif
+#ifndef SM_TRANSPORT_SIZES
+#define SM_TRANSPORT_SIZES 4, 8
+#endif
 #ifndef SM_SINKHORN_SIZES
 #define SM_SINKHORN_SIZES 4
 #endif

@@ -198,12 +198,13 @@ template <int known, class V, class Memory>
 [[gnu::noinline]] void load_block(const Memory* p, int count, V* x, int entries) {
     constexpr int L = part<Scalar<V>>;
     if (known) entries = known;
-    if (entries < L) {  // n = 1
+    if (entries < L) {
         Memory padded[lanes<V> * L] = {};
         V y[L];
-        for (int m = 0; m < count; ++m) padded[m * L] = p[m];
+        for (int m = 0; m < count; ++m)
+            for (int e = 0; e < entries; ++e) padded[m * L + e] = p[m * entries + e];
         load_groups<true>(padded, lanes<V>, y, L);
-        x[0] = y[0];
+        for (int e = 0; e < entries; ++e) x[e] = y[e];
     } else if (count == lanes<V>) {
         load_groups<true>(p, count, x, entries);
     } else {
@@ -218,9 +219,10 @@ template <int known, class V, class Memory>
     if (entries < L) {
         Memory padded[lanes<V> * L];
         V y[L];
-        for (V& z : y) z = x[0];
+        for (int e = 0; e < L; ++e) y[e] = x[e < entries ? e : 0];
         store_groups<true>(padded, lanes<V>, y, L);
-        for (int m = 0; m < count; ++m) p[m] = padded[m * L];
+        for (int m = 0; m < count; ++m)
+            for (int e = 0; e < entries; ++e) p[m * entries + e] = padded[m * L + e];
     } else if (count == lanes<V>) {
         store_groups<true>(p, count, x, entries, past_caches);
     } else {

@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <tuple>
 
 #include "torch/tensors.h"
 
@@ -56,6 +57,45 @@ SinkhornRule rule_of(int64_t start, bool columns_last, double eps) {
     const SinkhornRule rule{columns_last, static_cast<Start>(start), eps};
     SM_CHECK(is_valid(rule), "streammix: no Sinkhorn rule has start ", start, " and eps ", eps);
     return rule;
+}
+
+Plans plans_of(const Tensor& t) {
+    const DType dtype = dtype_of(t);
+    const int64_t dim = t.dim(), m = dim < 2 ? 0 : t.size(dim - 2), n = dim < 2 ? 0 : t.size(dim - 1);
+    SM_CHECK(dtype == DType::float32 || dtype == DType::float64, "streammix: transport takes float32 and float64");
+    SM_CHECK(1 <= m && m <= largest_n && 1 <= n && n <= largest_n, "streammix: transport takes (..., m, n) with 1 <= m, n <= ", largest_n);
+    return {dtype, static_cast<int>(m), static_cast<int>(n)};
+}
+// A thread takes so many matrices at least
+int64_t grain_of(Plans p) {
+    const int64_t least = p.m < p.n ? p.m : p.n;
+    return 1 + 16384 / (p.m * p.n * least);
+}
+
+Tensor transport(const Tensor& logits, const Tensor& rows, const Tensor& columns) {
+    const Plans p = plans_of(logits);
+    const int64_t count = logits.numel() / (p.m * p.n);
+    SM_CHECK(rows.dtype() == logits.dtype() && columns.dtype() == logits.dtype() && rows.numel() == count * p.m && columns.numel() == count * p.n,
+             "streammix: the marginals' shapes or dtypes are not the logits'");
+    const Tensor R = as_contiguous(logits), r = as_contiguous(rows), c = as_contiguous(columns);
+    Tensor out = new_like(R);
+    const void *from = R.const_data_ptr(), *a = r.const_data_ptr(), *b = c.const_data_ptr();
+    void* to = out.mutable_data_ptr();
+    const Kernels& k = kernels();
+    for_batch(count, grain_of(p), [&](int64_t begin, int64_t end) { k.transport(p, from, a, b, to, begin, end); });
+    return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor> transport_backward(const Tensor& grad, const Tensor& matrix) {
+    check_same(grad, matrix);
+    const Plans p = plans_of(matrix);
+    const Tensor G = as_contiguous(grad), T = as_contiguous(matrix);
+    Tensor out = new_like(T), rows = new_tensor(T, T, T.dim() - 2, {p.m}), columns = new_tensor(T, T, T.dim() - 2, {p.n});
+    const void *g = G.const_data_ptr(), *t = T.const_data_ptr();
+    void *to = out.mutable_data_ptr(), *a = rows.mutable_data_ptr(), *b = columns.mutable_data_ptr();
+    const Kernels& k = kernels();
+    for_batch(T.numel() / (p.m * p.n), grain_of(p), [&](int64_t begin, int64_t end) { k.transport_backward(p, g, t, to, a, b, begin, end); });
+    return {std::move(out), std::move(rows), std::move(columns)};
 }
 
 // entries: (..., n (n - 1) / 2)
@@ -132,6 +172,8 @@ SM_LIBRARY(matrices, "CPU") {
     m.impl("implicit_sinkhorn", boxed<&implicit_sinkhorn>);
     m.impl("sinkhorn", boxed<&sinkhorn>);
     m.impl("sinkhorn_backward", boxed<&sinkhorn_backward>);
+    m.impl("transport", boxed<&transport>);
+    m.impl("transport_backward", boxed<&transport_backward>);
 }
 
 }  // namespace streammix
