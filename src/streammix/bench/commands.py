@@ -1,4 +1,4 @@
-"""The commands `streammix bench projection`, `digits`, `site` and `device`."""
+"""The commands `streammix bench projection`, `digits`, `site`, `transport` and `device`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -88,6 +88,26 @@ def device(
 ) -> None:
     """What the kernels cost on a GPU, against plain and compiled formulas and a copy."""
     measure("device", {"device": device, "n": n, "turns": turns, "compile": compiled}, only, None, json, None)
+
+
+@benchmarks.command(
+    epilog="Parts: accuracy, speed, memory. POT is measured where it is installed."
+    " Example: [bold]streammix bench transport --only speed --problem 'random 4 x 4' --threads 1[/bold]"
+)
+def transport(
+    only: Only = None,
+    problem: Annotated[
+        list[str] | None, typer.Option(help="'routing 64 x 8', say; may be repeated. If it is not given, all.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(help="Matrices at once; if it is not given, the problem's own.")] = None,
+    turns: Annotated[int, typer.Option(help="Samples of each contender; the median counts.")] = 7,
+    compiled: Compile = True,
+    threads: Threads = None,
+    json: Json = None,
+) -> None:
+    """How exact and fast plans with given marginals are, against POT and unrolled Sinkhorn."""
+    settings = {"problem": tuple(problem or ()), "count": count, "turns": turns, "compile": compiled}
+    measure("transport", settings, only, threads, json, None)
 
 
 def measure(

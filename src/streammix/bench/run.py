@@ -20,8 +20,9 @@ from .figure import draw
 from .projection.suite import SUITE as PROJECTION
 from .site.suite import SUITE as SITE
 from .suite import Rows, Suite
+from .transport.suite import SUITE as TRANSPORT
 
-SUITES = {"projection": PROJECTION, "digits": DIGITS, "site": SITE, "device": DEVICE}
+SUITES = {"projection": PROJECTION, "digits": DIGITS, "site": SITE, "transport": TRANSPORT, "device": DEVICE}
 
 
 def bench(
@@ -36,7 +37,7 @@ def bench(
     """Measure, print tables as they are ready, and write JSON and plot where asked for.
 
     Args:
-        name: "projection", "digits", "site" or "device".
+        name: "projection", "digits", "site", "transport" or "device".
         options: values for fields of the suite's settings; what is not given keeps its default.
         threads: CPU threads; None: torch's choice.
         only: names of the parts wanted; empty: all.
