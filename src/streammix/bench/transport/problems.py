@@ -58,8 +58,8 @@ def sorting(count: int, n: int = 16, temperature: float = 1e-3) -> Drawn:
 PROBLEMS = {
     "random 4 x 4": Problem(131072, random(4, 4, 0)),
     "random 4 x 4, 6 decades": Problem(131072, random(4, 4, 6)),
-    "routing 64 x 8": Problem(2048, routing),
-    "slots 64 x 7": Problem(2048, slots),
-    "matching 16 x 16": Problem(4096, matching),
-    "sorting 16 x 16": Problem(4096, sorting),
+    "routing 64 x 8": Problem(512, routing),
+    "slots 64 x 7": Problem(512, slots),
+    "matching 16 x 16": Problem(512, matching),
+    "sorting 16 x 16": Problem(512, sorting),
 }
