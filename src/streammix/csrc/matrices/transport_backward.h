@@ -77,6 +77,8 @@ SM_FN void transport_backward(const V* T, V* G, V* D, V* x, V* w, V* P, V* g, in
         x[i] += s;
     }
     SM_UNROLL for (int j = 0; j < n; ++j) w[j] += y[j];
+    if (n == 1)
+        for (int i = 0; i < m; ++i) D[i] = T[i] * V(0);  // NaN where T is
 }
 
 }  // namespace streammix::SM_ISA
