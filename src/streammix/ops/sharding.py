@@ -28,6 +28,8 @@ DIMENSIONS = {
     "sinkhorn": "...nn -> ...nn",
     "sinkhorn_backward": "...nn ...nn -> ...nn",
     "implicit_sinkhorn": "...nn -> ...nn",
+    "transport": "...mn ...m ...n -> ...mn",
+    "transport_backward": "...mn ...mn -> ...mn ...m ...n",
     "cayley": "...e -> ...nn",
     "cayley_backward": "...nn ...nn -> ...e",
     "read": f"{_STATE} ...n -> ...C",
