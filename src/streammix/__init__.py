@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 from . import checkpoints, compat, diagnostics, manifolds, recipes
 from .functional import birkhoff, read, sinkhorn, transport, write
-from .layers import Collapse, HyperConnection, Stack, expand
+from .layers import Collapse, HyperConnection, Stack, connect, expand
 from .ops import backend, backends
 
 __version__ = version("streammix")
@@ -18,6 +18,7 @@ __all__ = [
     "birkhoff",
     "checkpoints",
     "compat",
+    "connect",
     "diagnostics",
     "expand",
     "manifolds",

@@ -1,5 +1,6 @@
 """The layers: whole stacks and single sites, the generators of their logits, and where streams begin and end."""
 
+from .borrowed import connect
 from .connections import (
     Connection,
     FracConnection,
@@ -21,6 +22,7 @@ __all__ = [
     "SinglePassConnection",
     "SparseConnection",
     "Stack",
+    "connect",
     "decoding",
     "expand",
 ]

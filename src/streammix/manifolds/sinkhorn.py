@@ -19,6 +19,9 @@ class Sinkhorn(Manifold):
         eps: what is added to sums, or what they are clamped to; None: the recipe's own. With 0, the axis normalised
             last sums to one.
 
+    Attributes:
+        has_eps: whether the rule has an eps.
+
     Raises:
         ValueError: an unknown recipe, or an eps that it does not take.
     """
@@ -33,6 +36,7 @@ class Sinkhorn(Manifold):
         self.recipe = recipe
         self.eps = eps
         self.transposed = rule.transposed
+        self.has_eps = rule.guard is not None
         exact = {ROWS: COLUMNS, COLUMNS: ROWS}[rule.axes[-1]] if rule.transposed else rule.axes[-1]
         sums_to_one = rule.eps == 0
         self.guarantees = Guarantees(

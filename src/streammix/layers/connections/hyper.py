@@ -29,6 +29,10 @@ class Opened(NamedTuple):
     post: Float[Tensor, "*batch n"]
     res: Float[Tensor, "*batch n n"]
 
+    def finish(self, y: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch n C"]:
+        """The streams after the site, y being its branch's output."""
+        return functional.write(self.x, y, self.post, self.res)
+
 
 class HyperConnection(
     Connection, wiring=Wiring("hyper", logits=LOGITS, endings=("sum", "mean", "head"), authors_start=True)
