@@ -16,7 +16,7 @@ FLOORS = (
     ("recipes",),
     ("layers",),
     ("diagnostics",),
-    ("checkpoints", "compat"),
+    ("checkpoints", "compat", "hf"),
     ("lab",),
     ("bench",),
     ("cli",),

@@ -1,11 +1,16 @@
 """Hyper-connections for PyTorch: parallel residual streams, read, written and mixed by small learned maps."""
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from . import checkpoints, compat, diagnostics, manifolds, recipes
 from .functional import birkhoff, read, sinkhorn, transport, write
 from .layers import Collapse, HyperConnection, Stack, connect, expand
 from .ops import backend, backends
+
+if TYPE_CHECKING:
+    from . import hf
 
 __version__ = version("streammix")
 
@@ -21,6 +26,7 @@ __all__ = [
     "connect",
     "diagnostics",
     "expand",
+    "hf",
     "manifolds",
     "read",
     "recipes",
@@ -28,3 +34,12 @@ __all__ = [
     "transport",
     "write",
 ]
+
+#: Parts that need other packages, loaded when they are first asked for.
+_LATE = ("hf",)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATE:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -159,7 +159,7 @@ def formula_of(
     return _formula(recipes.get(recipe) if isinstance(recipe, str) else recipe, streams, rounds, eps, norm_eps)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256)  # for one token, making a formula would cost more than the site
 def _formula(recipe: Recipe, streams: int, rounds: int | None, eps: float | None, norm_eps: OrRecipe) -> SiteFormula:
     options = dict(recipe.manifold_options)
     changes: dict[str, Any] = {}

@@ -39,7 +39,7 @@ def authors_biases(start: AuthorsStart, streams: int, site: int, identity_logits
 
 def weight_std(recipe: Recipe, width: int) -> float:
     """Standard deviation of the projection's initial weights, `width` = n C."""
-    if recipe.start == "authors" and recipe.authors:
+    if recipe.start == "authors" and recipe.authors and recipe.authors.weights is not None:
         return recipe.authors.weights / width**0.5
     return recipe.weight_std
 

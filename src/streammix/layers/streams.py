@@ -1,5 +1,6 @@
 """Where streams begin and end."""
 
+import math
 from typing import Literal, get_args
 
 from jaxtyping import Float
@@ -40,7 +41,8 @@ class Collapse(nn.Module):
         streams: n.
         recipe: a name of `streammix.recipes.names()` or a Recipe, whose ending is taken: that of the sites' recipe.
         how: "sum", "mean" or "head", in place of the recipe's ending.
-        norm_eps, read_eps: eps of the head's norm (None as in a recipe) and of its weights; DeepSeek-V4's by default.
+        norm_eps, read_eps: eps of the head's norm (None as in a recipe) and of its weights. If not given: the recipe's
+            if it ends in a head, else DeepSeek-V4's.
 
     Raises:
         ValueError: how is none of the three, or the recipe ends otherwise. At the call: streams that are not
@@ -55,8 +57,8 @@ class Collapse(nn.Module):
         recipe: str | Recipe = "mhc",
         *,
         how: How | None = None,
-        norm_eps: float | None = 1e-6,
-        read_eps: float = 1e-6,
+        norm_eps: float | Literal["recipe"] | None = "recipe",
+        read_eps: float | Literal["recipe"] = "recipe",
     ) -> None:
         super().__init__()
         check_integer("dim", dim, 1)
@@ -70,10 +72,13 @@ class Collapse(nn.Module):
                 f"recipe: got {recipe.name!r}, whose streams end in {ending!r}; Collapse accepts recipes that end in"
                 f" {', '.join(get_args(How))}; streammix.Stack accepts all"
             )
-        self.dim, self.streams, self.how, self.read_eps = dim, streams, ending, read_eps
-        # DeepSeek-V4's start: weights N(0, 0.02^2), zero biases, gate one.
-        start = Start(bias=(0.0,) * streams, weight_std=0.02, gate=1.0)
-        self.head = Flattened(dim, streams, (streams,), norm_eps, start=start) if ending == "head" else None
+        of = recipe if recipe.collapse == "head" else recipes.get("deepseek-v4")
+        self.read_eps = of.read_eps if read_eps == "recipe" else read_eps
+        self.dim, self.streams, self.how = dim, streams, ending
+        self.head: Flattened | None = None
+        if ending == "head":
+            eps = of.norm_eps if norm_eps == "recipe" else norm_eps
+            self.head = Flattened(dim, streams, (streams,), eps, start=head_start(of, streams))
 
     def reset_parameters(self) -> None:
         """Set the head's parameters to their start."""
@@ -91,3 +96,10 @@ class Collapse(nn.Module):
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, streams={self.streams}, how={self.how!r}"
+
+
+def head_start(recipe: Recipe, streams: int) -> Start:
+    """Where a head starts: DeepSeek-V4's at zero biases, Hy4's at weights of 1/n each; weights and gate as a site's."""
+    mean = recipe.authors is not None and recipe.authors.read == "mean"
+    bias = -math.log(streams - 1) if mean and streams > 1 else 0.0
+    return Start(bias=(bias,) * streams, weight_std=recipe.weight_std, gate=recipe.gate)

@@ -20,13 +20,13 @@ class AuthorsStart:
         -log(n - 1), a weight of sigmoid = 1/n each.
     write: biases of the write logits, "rotating" or "zero".
     mix: the logits of H_res, the manifold's identity_logits or "zero".
-    weights: standard deviation of the projection's weights, times sqrt(n C).
+    weights: standard deviation of the projection's weights, times sqrt(n C); None: the recipe's weight_std as it is.
     """
 
     read: Literal["rotating", "mean"] = "rotating"
     write: Literal["rotating", "zero"] = "rotating"
     mix: Literal["identity", "zero"] = "identity"
-    weights: float = 0.0
+    weights: float | None = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

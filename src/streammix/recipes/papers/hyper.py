@@ -1,6 +1,8 @@
 """Hyper-connections, mHC and what is run at scale."""
 
-from ..recipe import Recipe
+from dataclasses import replace
+
+from ..recipe import AuthorsStart, Recipe
 
 DEEPSEEK_V4 = Recipe(
     name="deepseek-v4",
@@ -64,4 +66,31 @@ RECIPES = (
         manifold="identity",
     ),
     DEEPSEEK_V4,
+    replace(
+        DEEPSEEK_V4,
+        name="glm-5.3",
+        source="GLM-5.3-Flash; transformers 5.24.0 Glm5NextTextHyperConnection and Glm5NextTextHyperHead",
+        note="As deepseek-v4, with two differences: streams end in their plain mean, and the norm's eps is the model's"
+        " rms_norm_eps, 1e-5. For checkpoints: it does not start as the plain residual network.",
+        norm_eps=1e-5,
+        collapse="mean",
+    ),
+    Recipe(
+        name="hy4",
+        source="Hy4, independent hyper-connections; transformers 5.24.0 HYV4HyperConnection and HYV4HyperHead",
+        note="H_res = I. Reads are sigmoids, writes twice sigmoids (hc_magnitude 2), both with eps; the end is a gated"
+        " head. It starts as Hy4 does: reads and head at 1/n, writes at one, gates 0.01, weights N(0, 0.006^2), which"
+        " are all that tells the streams apart. The norm's eps is the model's rms_norm_eps, 1e-5.",
+        manifold="identity",
+        write="sigmoid",
+        write_multiplier=2.0,
+        read_eps=1e-6,
+        write_eps=1e-6,
+        start="authors",
+        authors=AuthorsStart(read="mean", write="zero", mix="zero", weights=None),
+        weight_std=0.006,
+        gate=0.01,
+        norm_eps=1e-5,
+        collapse="head",
+    ),
 )

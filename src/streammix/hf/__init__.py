@@ -1,0 +1,15 @@
+"""Models of Hugging Face's transformers: their hyper-connections made fast, and streams for models without.
+
+`streammix.hf` is loaded when it is first asked for, and needs transformers (pip install 'streammix[transformers]').
+"""
+
+try:
+    import transformers as _transformers  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "streammix.hf needs transformers, which is not installed: pip install 'streammix[transformers]'"
+    ) from error
+
+from .accelerating import accelerate, restore
+
+__all__ = ["accelerate", "restore"]

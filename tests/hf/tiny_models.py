@@ -1,0 +1,142 @@
+"""Random models of transformers, as small as their families allow."""
+
+from importlib import import_module
+
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers")
+
+VOCABULARY = 97
+SPECIAL = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+MOE = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "moe_intermediate_size": 32}
+INDEXER = {"index_n_heads": 2, "index_head_dim": 16, "index_topk": 16}
+MLA = {"q_lora_rank": 16, "kv_lora_rank": 16, "v_head_dim": 16}
+
+
+def of_family(name: str):
+    """The modeling and configuration modules of a family, or a skip where the installed release has none."""
+    modeling = pytest.importorskip(f"transformers.models.{name}.modeling_{name}")
+    return modeling, import_module(f"transformers.models.{name}.configuration_{name}")
+
+
+def deepseek_v4(layers: int = 3, hidden: int = 64):
+    modeling, configs = of_family("deepseek_v4")
+    config = configs.DeepseekV4Config(
+        vocab_size=VOCABULARY,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        head_dim=16,
+        qk_rope_head_dim=8,
+        q_lora_rank=32,
+        o_lora_rank=16,
+        o_groups=2,
+        sliding_window=32,
+        max_position_embeddings=256,
+        hc_sinkhorn_iters=7,
+        hc_eps=1e-5,
+        rms_norm_eps=1e-4,
+        **MOE,
+        **INDEXER,
+        **SPECIAL,
+    )
+    return modeling.DeepseekV4ForCausalLM(config)
+
+
+def glm5_next(layers: int = 3):
+    modeling, configs = of_family("glm5_next")
+    config = configs.Glm5NextTextConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        layer_types=["linear_attention", "indexed_attention", "linear_attention"][:layers],
+        mlp_layer_types=["dense", "sparse", "sparse"][:layers],
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        qk_nope_head_dim=16,
+        linear_head_dim=16,
+        linear_num_heads=4,
+        index_kpool=4,
+        **MLA,
+        **MOE,
+        **INDEXER,
+        **SPECIAL,
+    )
+    return modeling.Glm5NextTextModel(config)
+
+
+def hy_v4_numbers(layers: int) -> dict:
+    return {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 8,
+        "hc_magnitude": 1.5,
+        "initializer_range": 0.02,
+        **MLA,
+        **MOE,
+        **INDEXER,
+        **SPECIAL,
+    }
+
+
+def hy_v4(layers: int = 3):
+    modeling, configs = of_family("hy_v4")
+    return modeling.HYV4ForCausalLM(configs.HYV4Config(**hy_v4_numbers(layers)))
+
+
+def hy_v4_vl(layers: int = 2):
+    modeling, configs = of_family("hy_v4_vl")
+    text = next(c for name, c in vars(configs).items() if name.endswith("TextConfig"))
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
+    return modeling.HYV4VLTextModel(text(**hy_v4_numbers(layers), rope_parameters=rope))
+
+
+def qwen4_exp(layers: int = 3):
+    modeling, configs = of_family("qwen4_exp")
+    config = configs.Qwen4ExpTextConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        num_hidden_layers=layers,
+        layer_types=["linear_attention", "indexed_attention", "linear_attention"][:layers],
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        linear_key_head_dim=16,
+        linear_value_head_dim=16,
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        moe_intermediate_size=32,
+        shared_expert_intermediate_size=32,
+        num_experts=4,
+        num_experts_per_tok=2,
+        hc_lowrank=12,
+        indexer_n_heads=2,
+        indexer_kv_heads=1,
+        indexer_head_dim=16,
+        indexer_budget=16,
+        indexer_compress_ratio=4,
+        **SPECIAL,
+    )
+    return modeling.Qwen4ExpForCausalLM(config)
+
+
+FAMILIES = {f.__name__: f for f in (deepseek_v4, glm5_next, hy_v4, hy_v4_vl, qwen4_exp)}
+
+
+def scattered(model, size: float = 0.1):
+    """The model with connections away from their start."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "hc" in name or "hyper" in name:
+                parameter.add_(torch.randn_like(parameter) * size)
+    return model.eval()
+
+
+def tokens(batch: int = 2, length: int = 24):
+    return torch.randint(3, VOCABULARY, (batch, length))
