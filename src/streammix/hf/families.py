@@ -70,7 +70,8 @@ def mixins(exact: bool) -> dict[type[nn.Module], tuple[Family, type[Accelerated]
             continue
         found[getattr(theirs, family.layer[0])] = family, family.layer[1]
         if family.site is not None:
-            found[getattr(theirs, family.site[0])] = family, family.site[2 if exact else 1]
+            name, truncated, projected = family.site
+            found[getattr(theirs, name)] = family, projected if exact else truncated
         if family.head is not None:
             found[getattr(theirs, family.head[0])] = family, family.head[1]
     return found

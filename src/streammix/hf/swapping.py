@@ -3,8 +3,7 @@
 Parameters, buffers, submodules, hooks and names stay, so a state dict is the same before and after.
 """
 
-from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import nn
 
@@ -23,14 +22,18 @@ class Accelerated(Swapped):
     """A part of a model that `streammix.hf.accelerate` has exchanged."""
 
 
-@cache
+_MADE: dict[tuple[type, type], type[nn.Module]] = {}
+
+
 def exchanged(mixin: type[Swapped], original: type[nn.Module]) -> type[nn.Module]:
     """A class with the mixin's methods before the original's.
 
     It has the original's name, because transformers, accelerate and FSDP find layers by the names of their classes.
     """
-    body = {"original": original, "mixin": mixin, "__module__": original.__module__, "__doc__": original.__doc__}
-    return type(original.__name__, (mixin, original), body)
+    if (mixin, original) not in _MADE:
+        body = {"original": original, "mixin": mixin, "__module__": original.__module__, "__doc__": original.__doc__}
+        _MADE[mixin, original] = type(original.__name__, (mixin, original), body)
+    return _MADE[mixin, original]
 
 
 def blank(mixin: type[Swapped], original: type[nn.Module]) -> nn.Module:
@@ -46,5 +49,4 @@ def swap(module: nn.Module, mixin: type[Swapped]) -> None:
 
 def swap_back(module: nn.Module) -> None:
     """Give a module its own class again."""
-    assert isinstance(module, Swapped)
-    module.__class__ = module.original
+    module.__class__ = cast("Any", module).original
