@@ -140,3 +140,56 @@ def scattered(model, size: float = 0.1):
 
 def tokens(batch: int = 2, length: int = 24):
     return torch.randint(3, VOCABULARY, (batch, length))
+
+
+def plain(config: str, model: str, **numbers):
+    """A maker of a model with one residual state, in evaluation mode."""
+
+    def make():
+        cls = getattr(transformers, config)
+        return getattr(transformers, model)(cls(**numbers)).eval()
+
+    return make
+
+
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    **SPECIAL,
+}
+GROUPED = {**SIZES, "num_key_value_heads": 2}
+HEADS = {**GROUPED, "head_dim": 8}
+PLAIN = {
+    "llama": plain("LlamaConfig", "LlamaForCausalLM", **GROUPED),
+    "qwen2": plain("Qwen2Config", "Qwen2ForCausalLM", **GROUPED),
+    "qwen3": plain("Qwen3Config", "Qwen3ForCausalLM", **HEADS),
+    "mistral": plain("MistralConfig", "MistralForCausalLM", **HEADS),
+    "gemma": plain("GemmaConfig", "GemmaForCausalLM", **HEADS),
+    "gemma2": plain("Gemma2Config", "Gemma2ForCausalLM", **HEADS),
+    "gemma3": plain("Gemma3TextConfig", "Gemma3ForCausalLM", **HEADS),
+    "olmo": plain("OlmoConfig", "OlmoForCausalLM", **GROUPED),
+    "olmo2": plain("Olmo2Config", "Olmo2ForCausalLM", **GROUPED),
+    "olmo3": plain("Olmo3Config", "Olmo3ForCausalLM", **GROUPED),
+    "gpt2": plain(
+        "GPT2Config",
+        "GPT2LMHeadModel",
+        **{"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, **SPECIAL},
+    ),
+    "gpt_neox": plain("GPTNeoXConfig", "GPTNeoXForCausalLM", **SIZES),
+    "gpt_neox_in_turn": plain("GPTNeoXConfig", "GPTNeoXForCausalLM", **SIZES, use_parallel_residual=False),
+    "phi": plain("PhiConfig", "PhiForCausalLM", **SIZES),
+    "vit": plain(
+        "ViTConfig",
+        "ViTForImageClassification",
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=16,
+        patch_size=8,
+    ),
+}

@@ -11,5 +11,7 @@ except ImportError as error:
     ) from error
 
 from .accelerating import accelerate, restore
+from .adding import add_streams
+from .loading import from_pretrained
 
-__all__ = ["accelerate", "restore"]
+__all__ = ["accelerate", "add_streams", "from_pretrained", "restore"]

@@ -229,7 +229,9 @@ class Connection(nn.Module):
         return f"dim={self.dim}, streams={self.streams}, recipe={self.recipe.name!r}, site={self.site}"
 
 
-def make(recipe: Recipe, branch: Callable[..., Any], dim: int, streams: int, site: int, **options: Any) -> Connection:
+def make(
+    recipe: Recipe, branch: Callable[..., Any] | None, dim: int, streams: int, site: int, **options: Any
+) -> Connection:
     """The site that this recipe's wiring asks for."""
     return CLASSES[recipe.connection](branch, dim, streams, recipe, site=site, **options)
 
