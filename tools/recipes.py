@@ -23,6 +23,7 @@ LOGITS = {
     "static": "l = b",
     "flattened": "l = gate (vec(x) phi) / rms(vec x) + b",
     "per-stream": "l_i = gate tanh(LayerNorm(x_i) W) + b_i",
+    "low-rank": "r_i = (1 + g_i) x_i / rms(x_i);  l_pre = U silu(D vec(r) / n);  l_post = W vec(r) / n, rank {rank}",
     "cp": "l = gate (vec(x) phi) / rms(vec x) + b, phi a tensor of CP rank {rank}",
 }
 UPDATE = {
@@ -32,6 +33,7 @@ UPDATE = {
     "out_i = sum_j H_res[i, j] x_j + sum_s post[i, s] y_s",
     "sparse": "y = branch(sum_j pre_j x_j);  V = y and its causal filters, orthogonal;  "
     "x_active = H_res x_active + p (post V), p = sigmoid(LayerNorm(vec x) W + b)",
+    "gated": "out_i = x_i + post_i branch((1/n) sum_j pre_j * r_j), pre_j of every channel",
     "single-pass": "out_i = sum_j H_res[i, j] x_j + post_i branch(sum_j pre_j x_j), pre made one site before",
 }
 PROMISES = {
@@ -98,7 +100,7 @@ def details() -> str:
         logits = LOGITS[recipe.logits].format(rank=recipe.rank)
         if recipe.connection == "generalised":
             logits = logits.replace(" W)", " W / sqrt(C / m))")
-        formula.append(logits)
+        formula.append(logits.replace(";  ", "\n    "))
         block = "\n".join(f"    {line}" for part in formula for line in part.split("\n    "))
         parts.append(f"### {name}\n\n{recipe.source}.\n\n{block}\n\n{recipe.note}")
     return "\n\n".join(parts)

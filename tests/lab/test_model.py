@@ -74,12 +74,13 @@ def test_streams_differ_after_training(recipe: str, text: Path) -> None:
     assert losses[-1] < losses[0] - 1
     states = model.states(some_tokens())
     streams = model.streams
+    least = 1e-4 if recipe == "hy4" else 1e-3  # only its weights, 0.006 under gates of 0.01, tell streams apart
     assert states.shape[:3] == (4, 24, streams)
     assert states.shape[3] == (8 if recipe in ("frac", "ghc", "dghc") else 32)
     for i in range(streams):
         for j in range(i):
             difference = (states[..., i, :] - states[..., j, :]).norm() / states[..., i, :].norm()
-            assert difference > 1e-3, (i, j, difference)
+            assert difference > least, (i, j, difference)
 
 
 def test_plain_weights_do_not_depend_on_the_connection() -> None:

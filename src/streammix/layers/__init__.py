@@ -4,6 +4,7 @@ from .borrowed import connect
 from .connections import (
     Connection,
     FracConnection,
+    GatedConnection,
     GeneralisedConnection,
     HyperConnection,
     SinglePassConnection,
@@ -17,6 +18,7 @@ __all__ = [
     "Collapse",
     "Connection",
     "FracConnection",
+    "GatedConnection",
     "GeneralisedConnection",
     "HyperConnection",
     "SinglePassConnection",

@@ -42,7 +42,7 @@ class Collapse(nn.Module):
         recipe: a name of `streammix.recipes.names()` or a Recipe, whose ending is taken: that of the sites' recipe.
         how: "sum", "mean" or "head", in place of the recipe's ending.
         norm_eps, read_eps: eps of the head's norm (None as in a recipe) and of its weights. If not given: the recipe's
-            if it ends in a head, else DeepSeek-V4's.
+            if it is one of a model with a head (hy4, say), else DeepSeek-V4's.
 
     Raises:
         ValueError: how is none of the three, or the recipe ends otherwise. At the call: streams that are not
@@ -72,7 +72,9 @@ class Collapse(nn.Module):
                 f"recipe: got {recipe.name!r}, whose streams end in {ending!r}; Collapse accepts recipes that end in"
                 f" {', '.join(get_args(How))}; streammix.Stack accepts all"
             )
-        of = recipe if recipe.collapse == "head" else recipes.get("deepseek-v4")
+        # A recipe that was given a head by dataclasses.replace has DeepSeek-V4's.
+        published = recipe.collapse == "head" and recipe.start != "identity"
+        of = recipe if published else recipes.get("deepseek-v4")
         self.read_eps = of.read_eps if read_eps == "recipe" else read_eps
         self.dim, self.streams, self.how = dim, streams, ending
         self.head: Flattened | None = None

@@ -8,7 +8,7 @@ from .. import manifolds
 from .._checks import check_integer, check_name, check_number
 from .wirings import wiring_of
 
-Logits = Literal["static", "flattened", "per-stream", "per-stream-rms", "per-stream-rms-tanh", "cp"]
+Logits = Literal["static", "flattened", "per-stream", "per-stream-rms", "per-stream-rms-tanh", "cp", "low-rank"]
 Activation = Literal["linear", "sigmoid", "twice-sigmoid"]
 
 
@@ -41,7 +41,8 @@ class Recipe:
     connection: the layout of the state, and how a site is wired. "hyper": n streams of a branch's width, each site by
         itself (`HyperConnection`). The others need a `Stack`. "frac": one state cut into n fractions. "generalised": n
         segments, m of which make a branch's width. "sparse": n streams of which a site updates a few. "single-pass":
-        n streams, the read weights made at one site being used at the next.
+        n streams, the read weights made at one site being used at the next. "gated": n streams that are read by gates
+        for every channel and not mixed.
     connection_options: further arguments of "generalised" (segments: m) and of "sparse" (active, fixed, temporal,
         time_axis), explained by GeneralisedConnection and SparseConnection in `streammix.layers`.
     streams: how many streams, fractions or segments a Stack has if not told: the source's number.
@@ -50,8 +51,9 @@ class Recipe:
         (mHC Eq. 7). "per-stream": gate * tanh(LayerNorm(x) W) + bias, W shared by the streams (HC Eq. 10-12); in
         "frac" and "generalised" connections the same for each segment. "per-stream-rms": gate * (x / rms(x) W) + bias,
         with tanh around the product in "per-stream-rms-tanh" (the package hyper-connections). "cp": as flattened, phi
-        a tensor of CP rank `rank` (TEMPER).
-    rank: of each of the three tensors, with logits "cp".
+        a tensor of CP rank `rank` (TEMPER). "low-rank": for every channel, through a bottleneck of `rank` (Gated
+        Residual).
+    rank: of each of the three tensors, with logits "cp"; of the bottleneck, with "low-rank".
     read, write: activation of the read and write logits.
     read_eps: added to the read weights after the activation: pre = read(logits) + read_eps.
     write_multiplier, write_eps: post = write_multiplier write(logits) + write_eps. Liger and TileKernels multiply a
@@ -71,7 +73,7 @@ class Recipe:
     norm_eps: eps of the normalisation of the state, added to the mean square. None, with flattened and CP logits:
         torch's default for rms_norm, the computing dtype's eps.
     collapse: how streams end, see `streammix.Collapse`; "concatenate" for "frac"; "carried", by the read weights that
-        the last site made, for "single-pass".
+        the last site made, for "single-pass"; "gated", by one more read, for "gated".
     """
 
     name: str

@@ -5,6 +5,7 @@ A wiring enters itself by its class; importing its file here is all else it need
 
 from .base import CLASSES, Connection, State, make
 from .frac import FracConnection
+from .gated import GatedConnection
 from .generalised import GeneralisedConnection
 from .hyper import HyperConnection
 from .single_pass import SinglePassConnection
@@ -14,6 +15,7 @@ __all__ = [
     "CLASSES",
     "Connection",
     "FracConnection",
+    "GatedConnection",
     "GeneralisedConnection",
     "HyperConnection",
     "SinglePassConnection",

@@ -6,11 +6,23 @@ from ...recipes import Recipe
 from .base import Generator, Start
 from .cp import CP
 from .flattened import Flattened
+from .low_rank import LowRank
 from .per_segment import PerSegment, PerStream
 from .per_stream_rms import PerStreamRMS
 from .static import Static
 
-__all__ = ["CP", "Flattened", "Generator", "PerSegment", "PerStream", "PerStreamRMS", "Start", "Static", "make"]
+__all__ = [
+    "CP",
+    "Flattened",
+    "Generator",
+    "LowRank",
+    "PerSegment",
+    "PerStream",
+    "PerStreamRMS",
+    "Start",
+    "Static",
+    "make",
+]
 
 
 def make(
@@ -56,6 +68,8 @@ def make(
             return PerStreamRMS(width, rows, eps, tanh=tanh, transposed=transposed, start=start)
         case "cp":
             return CP(width, rows, mixes, recipe.rank, recipe.norm_eps, frozen_gate=frozen, start=start)
+        case "low-rank":
+            return LowRank(width, rows, recipe.rank, recipe.norm_eps, start=start)
 
 
 def check_square(recipe: Recipe, mixes: int, rows: int) -> None:

@@ -66,6 +66,21 @@ RECIPES = (
         collapse="sum",
     ),
     Recipe(
+        name="gated-residual",
+        source="Gated Residual, Qwen3.8-Next; transformers 5.24.0 Qwen4ExpTextGatedResidual",
+        note="H_res = I. A site reads the normalised streams through a sigmoid gate for every channel, made in a"
+        " bottleneck of 320, and writes by twice sigmoids; a last read ends the streams. Weights N(0, 0.02^2) as in the"
+        " model, which are all that tells the streams apart. Branches have no norm of their own there. It does not"
+        " start as the plain residual network.",
+        connection="gated",
+        manifold="identity",
+        logits="low-rank",
+        rank=320,
+        start="zero",
+        weight_std=0.02,
+        collapse="gated",
+    ),
+    Recipe(
         name="temper",
         source="TEMPER, CP generators: arXiv 2608.07851",
         note="Rank 2, the paper's best, for each of the three generators. The exact projection replaces its Sinkhorn "
