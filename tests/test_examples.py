@@ -12,6 +12,7 @@ SETTINGS = {
     "resnet_digits": {"epochs": 2},
     "gpt_moved_over": {"steps": 30},
     "ddp": {"steps": 30},
+    "accelerate_deepseek": {"hidden": 64, "rounds": 3},
 }
 
 
@@ -38,6 +39,11 @@ def test_a_gpt_that_is_moved_over_gives_the_same_logits_and_trains_on(results):
 def test_two_processes_learn_and_keep_equal_parameters(results):
     assert results["difference"] == 0
     assert results["last"] < results["first"] / 2
+
+
+@pytest.mark.parametrize("results", ["accelerate_deepseek"], indirect=True)
+def test_an_accelerated_model_trains_as_the_model_does(results):
+    assert results["streammix"] == pytest.approx(results["transformers"], abs=1e-4)
 
 
 def test_every_example_is_tested():
