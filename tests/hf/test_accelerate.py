@@ -81,6 +81,18 @@ def test_greedy_text_is_the_same(name, seed):
     assert torch.equal(model.generate(prompt, **options), expected)
 
 
+def test_token_by_token(model):
+    """With the model's own cache, as generation does it."""
+    ids = tokens(2, 12)
+    fast = sm.hf.accelerate(copy.deepcopy(model))
+    with torch.no_grad():
+        one, other = (m(ids[:, :8], use_cache=True) for m in (fast, model))
+        for i in range(8, 12):
+            part = ids[:, i : i + 1]
+            one, other = fast(part, cache=one.cache, use_cache=True), model(part, cache=other.cache, use_cache=True)
+            torch.testing.assert_close(one[0], other[0], rtol=0, atol=1e-5)
+
+
 def test_one_line_over_and_one_line_back(model, tmp_path):
     ids, keys, classes = tokens(), list(model.state_dict()), [type(m) for m in model.modules()]
     before, parameters = outputs(model, ids), list(model.parameters())
@@ -183,6 +195,24 @@ def test_layers_may_be_left_out_or_changed_in_order(seed):
         one.model.layers[0].register_forward_hook(lambda module, args, out: out.mul_(1.5))
     with torch.no_grad():
         torch.testing.assert_close(outputs(fast, ids), outputs(model, ids), rtol=0, atol=1e-5)
+
+
+def test_offloaded_layers(tmp_path, seed):
+    pytest.importorskip("accelerate")
+    model, ids = scattered(tiny_models.deepseek_v4(2)), tokens()
+    model.save_pretrained(tmp_path)
+    kept = ["model.embed_tokens", "model.layers.0", "model.norm", "model.rotary_emb", "model.hc_head", "lm_head"]
+    places = dict.fromkeys(kept, "cpu") | {"model.layers.1": "disk"}
+    loaded = type(model).from_pretrained(tmp_path, device_map=places, offload_folder=tmp_path / "offloaded")
+    expected = outputs(model, ids)
+    seen = []
+    for change in (sm.hf.accelerate, sm.hf.restore):
+        change(loaded)
+        with torch.no_grad(), torch.profiler.profile() as profile:
+            torch.testing.assert_close(outputs(loaded, ids), expected, rtol=0, atol=1e-5)
+        seen.append(sum(event.count for event in profile.key_averages() if event.key.startswith("streammix::")))
+    assert seen[0] > 0
+    assert seen[1] == 0
 
 
 def test_models_without(seed):

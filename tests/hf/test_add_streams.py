@@ -170,6 +170,39 @@ def test_a_recipe_of_ones_own_is_remembered(tmp_path, seed):
     assert [site.site for site in sites] == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [
+        ("LlamaModel", "llama"),
+        ("LlamaForSequenceClassification", "llama"),
+        ("Qwen3ForTokenClassification", "qwen3"),
+        ("GPT2Model", "gpt2"),
+        ("ViTModel", "vit"),
+    ],
+)
+def test_any_head(cls, name, tmp_path, seed):
+    own = getattr(transformers, cls)
+    model, given = own(PLAIN[name]().config).eval(), inputs(name)
+    before = model(**given)[0]
+    sm.hf.add_streams(model)
+    torch.testing.assert_close(model(**given)[0], before, rtol=0, atol=1e-5)
+    model.save_pretrained(tmp_path)
+    again = sm.hf.from_pretrained(tmp_path)
+    assert type(again) is own
+    assert torch.equal(again(**given)[0], model(**given)[0])
+
+
+def test_a_device_map(tmp_path, seed):
+    pytest.importorskip("accelerate")
+    model, given = sm.hf.add_streams(PLAIN["llama"]()), inputs("llama")
+    model.save_pretrained(tmp_path)
+    places = dict.fromkeys(["model.embed_tokens", "model.layers.0", "model.norm", "model.rotary_emb", "lm_head"], "cpu")
+    places["model.layers.1"] = "disk"
+    again = sm.hf.from_pretrained(tmp_path, device_map=places, offload_folder=tmp_path / "offloaded")
+    with torch.no_grad():
+        torch.testing.assert_close(outputs(again, given), outputs(model, given), rtol=0, atol=1e-6)
+
+
 def untouched(model, *arguments, match, **options):
     keys, classes = list(model.state_dict()), [type(m) for m in model.modules()]
     with pytest.raises(ValueError, match=match):
@@ -192,6 +225,14 @@ def test_what_cannot_be_moved_over(seed):
     untouched(shared, match=r"model: LlamaModel runs one layer several times")
     crossed = transformers.GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=9, add_cross_attention=True)
     untouched(transformers.GPT2LMHeadModel(crossed), match=r"model: GPT2Model has cross-attention")
+    replaced = PLAIN["llama"]()
+    replaced.model.layers[0].forward = lambda x, **others: x
+    untouched(replaced, match=r"model: the forward of its LlamaDecoderLayer has been replaced by .*; accepted")
+    with torch.device("meta"):
+        untouched(PLAIN["llama"](), match=r"model: some of its layers are offloaded, or on the meta device; accepted")
+    quantised = PLAIN["llama"]()
+    quantised.hf_quantizer = object()
+    untouched(quantised, match=r"model: its weights are quantised; accepted: plain weights")
     sm.hf.add_streams(llama)
     with pytest.raises(ValueError, match=r"model: it has streams already"):
         sm.hf.add_streams(llama)

@@ -7,7 +7,7 @@ from torch import nn
 from .._checks import check_name
 from .families import FAMILIES, mixins
 from .sites import FOLLOWING, FORMULA, Following, Site
-from .swapping import Accelerated, swap, swap_back
+from .swapping import Accelerated, check_forward, swap, swap_back
 
 Projection = Literal["truncated", "exact"]
 Model = TypeVar("Model", bound=nn.Module)
@@ -31,7 +31,7 @@ def accelerate(model: Model, projection: Projection = "truncated") -> Model:
 
     Raises:
         ValueError: the model has no hyper-connections of these families, or does not mix where the projection is to be
-            exact, or is accelerated already; it is then left as it was.
+            exact, or is accelerated already, or something else has replaced a forward; it is then left as it was.
     """
     check_name("projection", projection, get_args(Projection))
     if any(isinstance(module, Accelerated) for module in model.modules()):
@@ -44,7 +44,8 @@ def accelerate(model: Model, projection: Projection = "truncated") -> Model:
             f"model: {type(model).__name__} has no hyper-connections that are known here; accepted: the families"
             f" {names}; streammix.hf.add_streams gives streams to models without"
         )
-    for _, family, _ in found:
+    for module, family, _ in found:
+        check_forward(module)
         if projection == "exact" and not family.mixes:
             raise ValueError(
                 f"projection: got 'exact', but {family.name} does not mix its streams; accepted: 'truncated'"

@@ -13,7 +13,7 @@ from ..layers import Stack
 from ..layers.connections import CLASSES, make
 from ..recipes import AuthorsStart, Recipe
 from .blocks import BLOCKS, Streamed, mixin_of, stacks
-from .swapping import swap
+from .swapping import check_forward, swap
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -46,8 +46,8 @@ def add_streams(model: Model, streams: int = 4, recipe: str | Recipe = "mhc") ->
         The model itself.
 
     Raises:
-        ValueError: another model, one that has streams already or shares layers, or another recipe; the model is then
-            left as it was.
+        ValueError: another model, one that has streams already, shares layers or is quantised, or another recipe; the
+            model is then left as it was.
     """
     check_integer("streams", streams, 1)
     recipe = recipes.get(recipe) if isinstance(recipe, str) else recipe
@@ -71,7 +71,19 @@ def check_model(model: Any) -> None:
             f"model: got one of type {kind!r}, whose layers are not known here; accepted: {', '.join(sorted(BLOCKS))}"
             f"{closest(kind, BLOCKS)}; streammix.Stack and HyperConnection.connect serve models of your own"
         )
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise ValueError(
+            "model: its weights are quantised; accepted: plain weights; add streams to the model as it was before that,"
+            " save it, and quantise what streammix.hf.from_pretrained loads"
+        )
+    if any(p.is_meta for _, layers in found for p in layers.parameters()):
+        raise ValueError(
+            "model: some of its layers are offloaded, or on the meta device; accepted: layers in memory; add streams to"
+            " those, save the model, and load it by streammix.hf.from_pretrained with a device_map"
+        )
     for owner, layers in found:
+        for layer in layers:
+            check_forward(layer)
         if len({id(layer) for layer in layers}) < len(layers):
             raise ValueError(
                 f"model: {type(owner).__name__} runs one layer several times; accepted: layers of their own"

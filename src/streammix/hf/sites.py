@@ -94,7 +94,7 @@ def opened_after(site: Any, before: Opened, y: Tensor) -> Opened:
 
 def direct(site: nn.Module) -> bool:
     """Whether nothing watches, wraps or replaces the site, so that it need not be called as a module."""
-    return isinstance(site, Site) and "forward" not in site.__dict__ and not watched(site)
+    return isinstance(site, Site) and not watched(site)
 
 
 def through_call(site: Any, x: Tensor) -> Opened:

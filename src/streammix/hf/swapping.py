@@ -3,6 +3,7 @@
 Parameters, buffers, submodules, hooks and names stay, so a state dict is the same before and after.
 """
 
+from types import MethodType
 from typing import Any, ClassVar, cast
 
 from torch import nn
@@ -42,11 +43,32 @@ def blank(mixin: type[Swapped], original: type[nn.Module]) -> nn.Module:
     return cls.__new__(cls)
 
 
+#: Where the package accelerate holds the forward that its own one calls, which fetches parameters first.
+HOOKED = "_old_forward"
+
+
+def check_forward(module: nn.Module) -> None:
+    """Raise ValueError where another class would change nothing, because the module has a forward of its own."""
+    if "forward" in module.__dict__ and HOOKED not in module.__dict__:
+        raise ValueError(
+            f"model: the forward of its {type(module).__name__} has been replaced by {module.forward!r}; accepted:"
+            " modules with the forward of their class, or with accelerate's hooks"
+        )
+
+
 def swap(module: nn.Module, mixin: type[Swapped]) -> None:
     """Exchange the module's class for one with the mixin's methods."""
     module.__class__ = exchanged(mixin, type(module))
+    hooked_again(module)
 
 
 def swap_back(module: nn.Module) -> None:
     """Give a module its own class again."""
     module.__class__ = cast("Any", module).original
+    hooked_again(module)
+
+
+def hooked_again(module: nn.Module) -> None:
+    """Let hooks of accelerate call the forward of the class that the module has now."""
+    if HOOKED in module.__dict__:
+        module.__dict__[HOOKED] = MethodType(type(module).forward, module)

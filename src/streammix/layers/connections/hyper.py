@@ -197,7 +197,9 @@ def check_width(x: Tensor, *accepted: int) -> None:
 
 
 def watched(module: nn.Module) -> bool:
-    """Whether hooks ask for the module to be called as a module."""
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
+    """Whether hooks, or a forward of the module's own, ask for it to be called as a module.
+
+    Loaders that offload parameters replace the forward by one that fetches them first.
+    """
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return bool(hooks) or "forward" in module.__dict__
