@@ -26,6 +26,7 @@ def test_the_published_names_are_there():
         ),
         *("c-mhc", "shc", "isohc", "ohc", "jpmhc-cayley", "jpmhc-grassmann", "jpmhc-sinkhorn", "perm-mix"),
         *("frac", "ghc", "dghc", "xhc", "temper", "deepseek-v4.1"),
+        *("glm-5.3", "hy4", "gated-residual"),
     } <= set(sm.recipes.names())
 
 

@@ -6,12 +6,10 @@ import pickle
 import pytest
 import tiny_models
 import torch
-from tiny_models import FAMILIES, scattered, tokens
+from tiny_models import FAMILIES, GENERATING, scattered, tokens
 
 import streammix as sm
 
-#: Modules with a language model's head, which can generate.
-GENERATING = ("deepseek_v4", "hy_v4", "qwen4_exp")
 MIXING = ("deepseek_v4", "glm5_next")
 
 
@@ -72,9 +70,9 @@ def as_tuple(output):
     return output if isinstance(output, tuple) else (output,)
 
 
-@pytest.mark.parametrize("name", GENERATING)
-def test_greedy_text_is_the_same(name, seed):
-    model, prompt = scattered(FAMILIES[name]()), tokens(2, 6)
+@pytest.mark.parametrize("make", GENERATING)
+def test_greedy_text_is_the_same(make, seed):
+    model, prompt = scattered(make()), tokens(2, 6).clamp(max=80)  # below the tokens that stand for images
     options = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": None}
     expected = model.generate(prompt, **options)
     sm.hf.accelerate(model)

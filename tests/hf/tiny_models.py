@@ -126,6 +126,35 @@ def qwen4_exp(layers: int = 3):
     return modeling.Qwen4ExpForCausalLM(config)
 
 
+VISION = {"hidden_size": 32, "intermediate_size": 32}
+
+
+def glm5_next_with_images():
+    modeling, configs = of_family("glm5_next")
+    vision = configs.Glm5NextVisionConfig(
+        depth=1, num_heads=2, out_hidden_size=64, projection_intermediate_size=64, **VISION
+    )
+    special = {"image_token_id": 90, "video_token_id": 91}
+    config = configs.Glm5NextConfig(text_config=glm5_next().config.to_dict(), vision_config=vision.to_dict(), **special)
+    return modeling.Glm5NextForConditionalGeneration(config)
+
+
+def hy_v4_vl_with_images():
+    modeling, configs = of_family("hy_v4_vl")
+    vision = configs.HYV4VLVisionConfig(num_hidden_layers=1, num_attention_heads=2, **VISION)
+    config = configs.HYV4VLConfig(text_config=hy_v4_vl().config.to_dict(), vision_config=vision.to_dict())
+    return modeling.HYV4VLForConditionalGeneration(config)
+
+
+def qwen4_exp_with_images():
+    modeling, configs = of_family("qwen4_exp")
+    vision = configs.Qwen4ExpVisionConfig(depth=1, num_heads=2, out_hidden_size=64, **VISION)
+    config = configs.Qwen4ExpConfig(text_config=qwen4_exp().config.to_dict(), vision_config=vision.to_dict())
+    return modeling.Qwen4ExpForConditionalGeneration(config)
+
+
+#: Models with a language model's head.
+GENERATING = [deepseek_v4, hy_v4, qwen4_exp, glm5_next_with_images, hy_v4_vl_with_images, qwen4_exp_with_images]
 FAMILIES = {f.__name__: f for f in (deepseek_v4, glm5_next, hy_v4, hy_v4_vl, qwen4_exp)}
 
 

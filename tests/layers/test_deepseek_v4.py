@@ -1,5 +1,7 @@
 """Recipe "deepseek-v4" and Collapse("head") against the released model's formulas, written out, in float64."""
 
+import dataclasses
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -65,6 +67,23 @@ def test_head(seed):
     G = torch.randn_like(out)
     for ours, theirs in zip(torch.autograd.grad(collapse(x), inputs, G), torch.autograd.grad(out, inputs, G)):
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
+
+
+def test_the_exact_projection_in_the_released_orientation(seed):
+    """Birkhoff(transposed=True) is what the rounds approach for the same logits."""
+    logits = torch.randn(3, 5, N * N, dtype=torch.float64)
+    rounds = sm.manifolds.Sinkhorn(N, recipe="deepseek-v4", rounds=300, eps=1e-14)
+    exact = sm.manifolds.Birkhoff(N, transposed=True)
+    torch.testing.assert_close(exact(logits), rounds(logits), rtol=0, atol=1e-9)
+    assert torch.equal(exact(logits), sm.manifolds.Birkhoff(N)(logits).mT)
+    assert not exact.projects  # so that no operator stands in for it
+
+
+def test_a_head_in_place_of_a_recipes_ending_is_deepseeks(seed):
+    replaced = sm.Collapse(512, N, dataclasses.replace(sm.recipes.get("mhc"), collapse="head"))
+    assert replaced.read_eps == replaced.head.norm_eps == 1e-6
+    assert abs(replaced.head.weight.std().item() - 0.02) < 2e-3
+    assert replaced.head.gate.tolist() == [1]
 
 
 def test_start():

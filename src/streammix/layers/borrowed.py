@@ -127,6 +127,8 @@ class SiteFormula:
         """`open` of the streams that the output y of the branch before leaves: the same numbers in one pass."""
         x, u, post, res = before
         served, arguments = self._arguments(x, weight, bias, gate)
+        if y.dtype != x.dtype and torch.promote_types(x.dtype, y.dtype) == x.dtype:  # under autocast
+            y = y.to(x.dtype)
         if not served or y.shape != u.shape or y.dtype != x.dtype:
             return self.open(before.finish(y), weight, bias, gate)
         operators = operators_for(x, self.streams)
