@@ -237,6 +237,15 @@ def test_a_projection_that_does_not_exist(model):
     assert [type(m) for m in model.modules()] == classes
 
 
+def test_numbers_that_no_formula_accepts(seed):
+    model = tiny_models.deepseek_v4()
+    model.model.layers[1].ffn_hc.hc_eps = 2.0
+    classes = [type(m) for m in model.modules()]
+    with pytest.raises(ValueError, match=r"eps: got 2\.0; recipe 'deepseek-v4', which adds it to sums, accepts"):
+        sm.hf.accelerate(model)
+    assert [type(m) for m in model.modules()] == classes
+
+
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name not in MIXING])
 def test_nothing_to_project(name, seed):
     model = FAMILIES[name]()

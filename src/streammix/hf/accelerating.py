@@ -17,8 +17,8 @@ def accelerate(model: Model, projection: Projection = "truncated") -> Model:
     """Compute a model's hyper-connections by streammix's operators; in place, with its own parameters.
 
     Names, parameters and state dicts do not change: `save_pretrained` writes what it would have written. Outputs and
-    gradients are those of the model to rounding. The write of one site and the read of the next are one pass over the
-    streams, across layers too. `restore` takes it back.
+    gradients are those of the model to rounding. Numbers of rounds and eps are read now, not at every call. The write
+    of one site and the read of the next are one pass over the streams, across layers too. `restore` takes it back.
 
     Args:
         model: of a family of transformers with hyper-connections of its own: deepseek_v4, glm5_next, hy_v4, hy_v4_vl,
@@ -50,10 +50,12 @@ def accelerate(model: Model, projection: Projection = "truncated") -> Model:
             raise ValueError(
                 f"projection: got 'exact', but {family.name} does not mix its streams; accepted: 'truncated'"
             )
-    for module, _, mixin in found:
+    # Made before anything changes, because numbers that no formula accepts raise here.
+    formulas = [mixin.formula(module) if issubclass(mixin, Site) else None for module, _, mixin in found]
+    for (module, _, mixin), formula in zip(found, formulas):
         swap(module, mixin)
-        if isinstance(module, Site):
-            module.prepare()
+        if formula is not None:
+            module.__dict__[FORMULA] = formula
     for module in list(model.modules()):
         if isinstance(module, nn.ModuleList):
             link(module)

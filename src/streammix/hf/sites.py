@@ -18,12 +18,9 @@ FORMULA = "_streammix_formula"
 class Site(Accelerated):
     """A hyper-connection with parameters fn (rows, n C), base (rows) and scale (3 or 2)."""
 
-    def formula(self) -> SiteFormula:
-        """By the module's own numbers."""
+    def formula(self: Any) -> SiteFormula:
+        """By the module's own numbers, which it has before its class is exchanged too."""
         raise NotImplementedError
-
-    def prepare(self) -> None:
-        self.__dict__[FORMULA] = self.formula()
 
     def open(self: Any, x: Tensor) -> Opened:
         return self.__dict__[FORMULA].open(x, self.fn, self.base, self.scale)
