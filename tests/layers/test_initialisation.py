@@ -43,7 +43,8 @@ def same_start(model: nn.Module, fresh: nn.Module) -> None:
         value = made[name]
         assert value.isfinite().all(), name
         if start.numel() > 8 and start.std() > 0 and not torch.equal(value, start):
-            assert torch.equal(value == 0, start == 0), name
+            # Which are zero, but for one of 2^24 draws: torch's normal numbers have exact zeros among them.
+            assert ((value == 0) != (start == 0)).sum() <= 3, name
             assert 0.2 < value[value != 0].std() / start[start != 0].std() < 5, name
             if start.std() < 1e-3 * start.mean().abs():  # drawn around a value
                 torch.testing.assert_close(value.mean(), start.mean())
