@@ -53,6 +53,7 @@ def same(results, wanted, within):
     assert len(results) == len(wanted)
     for i, (a, b) in enumerate(zip(results, wanted)):
         assert (a.dtype, a.shape) == (b.dtype, b.shape), i
+        assert a.is_contiguous(), i  # as fakes promise to torch.compile
         error = (a.double() - b.double()).norm() / b.double().norm().clamp(min=1e-30)
         assert error <= within, (i, error)
 

@@ -210,7 +210,9 @@ def of_write(sums: Tensor, post: Tensor, res: Tensor) -> tuple[Tensor, Tensor]:
     n = post.shape[-1]
     total = sums.sum(0) if len(sums) != 1 else sums[0]
     dpost, dres = total[:, :n], total[:, n : n + n * n]
-    return dpost.to(post.dtype).reshape(post.shape), dres.to(res.dtype).reshape(res.shape)
+    # contiguous, as their fakes are: compiled programs rely on it
+    dpost, dres = dpost.to(post.dtype).contiguous(), dres.to(res.dtype).contiguous()
+    return dpost.view(post.shape), dres.view(res.shape)
 
 
 def coefficients(x: Tensor, weight: Tensor, norm_eps: float) -> tuple[Tensor, Tensor]:
