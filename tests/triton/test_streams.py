@@ -6,12 +6,14 @@ made of 16-bit numbers.
 
 import pytest
 import torch
+from triton.runtime.interpreter import GridExecutor
 
 from streammix.ops.eager import birkhoff as eager_birkhoff
 from streammix.ops.eager import mixed_site as eager_mixed
 from streammix.ops.eager import site as eager_site
 from streammix.ops.eager import streams as eager_streams
 from streammix.ops.operators.site import _next_site
+from streammix.ops.triton import launch
 from streammix.ops.triton import launch_sites as sites
 from streammix.ops.triton import launch_streams as ours
 
@@ -173,6 +175,37 @@ def test_a_token_has_the_same_bits_in_any_batch(dtype, seed):
     alone = sites.write_site_read(c.x[some], c.y[some], c.post[some], c.res[some], *settings)
     for a, b in zip(together, alone):
         assert torch.equal(a[some], b)
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="asked of the interpreter")
+def test_nothing_is_compiled_anew_for_another_length(monkeypatch, seed):
+    """Constants of kernels and options of launches are the same for any number of tokens."""
+    for module in (launch, ours, sites):
+        monkeypatch.setattr(module, "INTERPRETED", False)
+    constants, launched = [], GridExecutor.__call__
+
+    def recording(executor, *args, **options):
+        constants.append((executor.fn.__name__, options))
+        return launched(executor, *args, **options)
+
+    monkeypatch.setattr(GridExecutor, "__call__", recording)
+    of_lengths = []
+    for tokens in (1, 16, 37):
+        constants.clear()
+        c = Case(torch.float32, tokens, 4, 16)
+        P, r = ours.coefficients(c.x, c.weight, 1e-6)
+        ours.coefficients_backward(c.dP, c.x, c.weight, P, r)
+        ours.read_backward(ours.read(c.x, c.pre), c.x, c.pre)
+        ours.write_backward(c.x, c.x, c.y, c.post, c.res)
+        parameters = c.weight, c.gate, c.bias
+        sites.next_site(c.x, c.y, c.post, c.res, *parameters, *SETTINGS, None)
+        before = c.x, c.y, c.post, c.res, c.state, *parameters, c.res, P, r, 0.3, *CODES, 0, 0, False, False, 0.0
+        sites.write_mixed_site_read_backward(c.dstate, c.du, c.dpost, c.res, *before)
+        launch.birkhoff_backward(c.res, launch.birkhoff(c.res))
+        launch.sinkhorn_backward(c.res, launch.sinkhorn(c.res, 3, 0, True, 0.0), 3, 0, True, 0.0)
+        of_lengths.append(list(constants))
+    assert of_lengths[0] == of_lengths[1] == of_lengths[2]
+    assert len({name for name, _ in constants}) > 10
 
 
 def test_layouts_and_no_tokens(dtype, seed):

@@ -135,7 +135,7 @@ class Pass2:
                 *(state, made.sums, gate, bias, self.u, self.pre, self.post, self.mix, self.res, hard, self.P, self.r),
                 *(tokens, C, made.slices, mix_gate, norm_eps, read_eps, multiplier, write_eps, thread_step(small)),
                 *(rounds, mixing),
-                n=n, ROWS=rows, WIDE=made.wide, GATES=len(gate), LOGITS=logits is not None, READ_CODE=read,
+                n=n, ROWS=rows, WIDE=made.wide, GATES=len(gate) if logits else 0, LOGITS=logits is not None, READ_CODE=read,
                 WRITE_CODE=write, READ=reads, MIXING=0 if rule is None else 2 if rounds else 1, START=start,
                 COLUMNS_LAST=columns_last, TRANSPOSED=transposed, TT=TT, BC=channels_of_tile(C, 128), FAST=FAST,
                 num_warps=4,
