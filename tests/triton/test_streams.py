@@ -13,7 +13,7 @@ from streammix.ops.eager import mixed_site as eager_mixed
 from streammix.ops.eager import site as eager_site
 from streammix.ops.eager import streams as eager_streams
 from streammix.ops.operators.site import _next_site
-from streammix.ops.triton import launch
+from streammix.ops.triton import _launched, launch
 from streammix.ops.triton import launch_sites as sites
 from streammix.ops.triton import launch_streams as ours
 
@@ -224,3 +224,23 @@ def test_layouts_and_no_tokens(dtype, seed):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
     assert ours.write_backward(none.x, none.x, none.y, none.post, none.res)[3].shape == (0, 4, 4)
     assert ours.read_backward(none.y, none.x, none.pre)[1].shape == (0, 4)
+
+
+def test_autocast_reaches_into_nothing(seed):
+    """Where more streams than kernels serve fall back to plain formulas, too."""
+    c = Case(torch.float32, 6, 9, 16)
+    arguments = c.x, c.weight, c.gate, c.bias, *SETTINGS
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        ours_ = _launched("site_read", "launch_sites")(*arguments)
+    same(ours_, eager_site.site_read(*arguments), 1e-5)
+
+
+def test_parameters_with_strides(seed):
+    """A gate that is expanded, a bias that is a column."""
+    c = Case(torch.float32, 5, 4, 16)
+    gate, bias = c.gate[:1].expand(3), torch.randn(24, 2, device=DEVICE)[:, 1]
+    arguments = c.x, c.y, c.post, c.res, c.weight, gate, bias, *SETTINGS
+    same(sites.write_site_read(*arguments), eager_site.write_site_read(*arguments), 1e-5)
+    same(sites.next_site(*arguments, None), _next_site(*arguments, None), 1e-5)
+    arguments = c.du, c.dpost, c.dmix, c.x, c.weight, gate, bias, *c.rows_of(c.x), 0.3, *CODES
+    same(sites.site_read_backward(*arguments), eager_site.site_read_backward(*arguments), 1e-5)

@@ -114,7 +114,7 @@ class _LogitsBackward:
         gradients: of u, of post, and of the mix's logits or of the matrix `projected` from them; parameters: gate,
         bias; saved: P, r."""
         tokens, n, C = state.shape
-        gate, bias = parameters
+        gate, bias = (parameter.contiguous() for parameter in parameters)
         read, write, read_eps, multiplier, _ = activations
         new = lambda *shape: state.new_empty(shape, dtype=torch.float32)  # noqa: E731
         rows, wide = len(bias), wide_enough(len(bias))
@@ -386,7 +386,8 @@ def next_site(
     tile = tile_of_pass1(old, wide) | {"TT": tokens_of_tile(tokens, 16), "num_warps": 8, "num_stages": 2}
     with on_device_of(x):
         site.next_site_kernel[(triton.cdiv(tokens, tile["TT"]), slices)](
-            *(old, by_token(y, 1), by_token(post, 1), by_token(res, 2), weight.contiguous(), gate, bias, state, sums),
+            *(old, by_token(y, 1), by_token(post, 1), by_token(res, 2)),
+            *(weight.contiguous(), gate.contiguous(), bias.contiguous(), state, sums),
             *(_zeros_for(x), u, next_post, mix, H, P, r, tokens, C, mix_gate, norm_eps, read_eps, multiplier),
             *(write_eps, thread_step(small), small),
             n=n, ROWS=rows, WIDE=wide, GATES=len(gate), READ_CODE=read, WRITE_CODE=write,

@@ -118,6 +118,7 @@ class Pass2:
         self.P, self.r = new(tokens, rows), new(tokens)
         self.u = self.pre = self.post = self.mix = self.res = self.r  # where not wanted, anything
         gate, bias, mix_gate, read, write, read_eps, multiplier, write_eps = logits or _no_logits(self.r)
+        gate, bias = gate.contiguous(), bias.contiguous()
         if logits:
             self.post, self.mix = new(tokens, n), new(tokens, rows - 2 * n)
             self.u, self.pre = (state.new_empty(tokens, C), self.r) if reads else (self.r, new(tokens, n))
