@@ -61,6 +61,9 @@ class TestOnADevice:
         reduced = torch.compile(there, mode="reduce-overhead")
         for _ in range(3):
             torch.testing.assert_close(reduced(x), wanted, rtol=1e-4, atol=1e-4)
+        with torch.no_grad():  # few tokens, between whose branches there is one kernel
+            for _ in range(3):
+                torch.testing.assert_close(reduced(x[:1, :9]), wanted[:1, :9], rtol=1e-4, atol=1e-4)
         with torch.autocast("cuda", dtype=torch.bfloat16):
             assert there(x).isfinite().all()
         graph = torch.cuda.CUDAGraph()

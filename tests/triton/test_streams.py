@@ -143,7 +143,7 @@ def test_weights_carried_to_the_next_site(rule, seed):
 
 
 def test_few_tokens_in_one_launch(seed):
-    """Projections that are left to the tile included, and the counters left at zero."""
+    """Projections that are left to the tile included; nothing is left from one call to the next."""
     for tokens in (1, 40, 65):
         c = Case(torch.float32, tokens, 4, 1200)
         bias = c.bias.clone()

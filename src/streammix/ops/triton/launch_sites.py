@@ -364,8 +364,6 @@ def write_carried_site_backward(
 
 # --- all that lies between two branches, where no derivative is wanted ---------------------------------------------
 
-_counters: dict[tuple[int | None, int], Tensor] = {}
-
 
 def next_site(
     x: Tensor, y: Tensor, post: Tensor, res: Tensor, weight: Tensor, gate: Tensor, bias: Tensor, *arguments: Any
@@ -384,25 +382,16 @@ def next_site(
     sums, mix, P, r = new(slices, tokens, wide), new(tokens, n * n), new(tokens, rows), new(tokens)
     small = eager_birkhoff.last_step(tol, n, torch.float32)
     tile = tile_of_pass1(old, wide) | {"TT": tokens_of_tile(tokens, 16), "num_warps": 8, "num_stages": 2}
+    tiles = triton.cdiv(tokens, tile["TT"])
+    # made anew, not kept: what is first made while a CUDA graph warms up lies in memory that is the graph's
+    counters = old.new_zeros(tiles, dtype=torch.int32)
     with on_device_of(x):
-        site.next_site_kernel[(triton.cdiv(tokens, tile["TT"]), slices)](
+        site.next_site_kernel[(tiles, slices)](
             *(old, by_token(y, 1), by_token(post, 1), by_token(res, 2)),
             *(weight.contiguous(), gate.contiguous(), bias.contiguous(), state, sums),
-            *(_zeros_for(x), u, next_post, mix, H, P, r, tokens, C, mix_gate, norm_eps, read_eps, multiplier),
+            *(counters, u, next_post, mix, H, P, r, tokens, C, mix_gate, norm_eps, read_eps, multiplier),
             *(write_eps, thread_step(small), small),
             n=n, ROWS=rows, WIDE=wide, GATES=len(gate), READ_CODE=read, WRITE_CODE=write,
             READ_BC=channels_of_tile(C, 128), FAST=FAST, **tile, **precision(x.dtype),
         )  # fmt: skip
     return shaped(x.shape[:-2], state, u, next_post, H)
-
-
-def _zeros_for(x: Tensor) -> Tensor:
-    """Counters that are zero, and that the kernel leaves so; one set a stream, since launches on one wait for each
-    other. A graph under capture gets its own, which its memory outlives no longer than itself."""
-    make = lambda: torch.zeros(FEW_TOKENS, dtype=torch.int32, device=x.device)  # noqa: E731
-    if not x.is_cuda or torch.cuda.is_current_stream_capturing():
-        return make()
-    place = x.device.index, torch.cuda.current_stream(x.device).cuda_stream
-    if place not in _counters:
-        _counters[place] = make()
-    return _counters[place]

@@ -201,7 +201,7 @@ def next_site_kernel(
     a launch. Grid: tiles of TT tokens, slices of the channels.
 
     The last program of a tile to arrive does pass 2. The order in which they arrive shows in nothing: partial sums are
-    in memory, and are added up in their own order. counters (tiles,): zero before and after.
+    in memory, and are added up in their own order. counters (tiles,): zero before.
     """
     t = tl.program_id(0).to(tl.int64) * TT + tl.arange(0, TT)
     written_and_projected(
@@ -211,7 +211,6 @@ def next_site_kernel(
     tl.debug_barrier()
     arrived = tl.atomic_add(counters_ptr + tl.program_id(0), 1, sem="acq_rel", scope="gpu")
     if arrived == tl.num_programs(1) - 1:
-        tl.store(counters_ptr + tl.program_id(0), 0)
         hard = coefficients_and_read(
             state_ptr, sums_ptr, gate_ptr, bias_ptr, u_ptr, r_ptr, next_post_ptr, mix_ptr, next_res_ptr, P_ptr, r_ptr,
             t, tokens, C, tl.num_programs(1), mix_gate, norm_eps, read_eps, write_multiplier, write_eps, small, 0, 0.0,
