@@ -31,7 +31,8 @@ INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+ )?([A-Z0-9_.]+)")
 class Compiled:
     """What became of a kernel. Everything from `instructions` on is read on NVIDIA alone.
 
-    straight: instructions outside of loops and of branches that are skipped; loops: of each, those inside it included.
+    straight: instructions outside of loops and of branches that are skipped; loops: of each, those inside it included;
+    fused: how many of each loop's are a multiplication and an addition in one.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Compiled:
     instructions: int = 0
     straight: int = 0
     loops: tuple[int, ...] = ()
+    fused: tuple[int, ...] = ()
     shuffles: int = 0
     local: int = 0
     wide_loads: int = 0
@@ -83,7 +85,8 @@ def compiled(name, kernel, constants, kinds, target, warps=1, stages=1, **furthe
         made.metadata.shared,
         sum(operation != "NOP" for operation in operations),
         straight,
-        tuple(loops),
+        tuple(length for length, _ in loops),
+        tuple(fused for _, fused in loops),
         count("SHFL"),
         count("LDL", "STL"),
         count("LDG.E.128"),
@@ -99,7 +102,8 @@ def tool(name, option, binary):
 
 
 def parts_of(assembly):
-    """Operations, how many lie outside of every loop and skipped branch, and the lengths of loops."""
+    """Operations, how many lie outside of every loop and skipped branch, and of each loop its length and how many are
+    fused."""
     labels, operations, jumps = {}, [], []
     for line in assembly.splitlines():
         if label := re.match(r"^(\.L_x?_?\w+):", line.strip()):
@@ -112,7 +116,7 @@ def parts_of(assembly):
     for after, label in jumps:
         to = labels[label]
         if to < after - 2:
-            loops.append(after - to)
+            loops.append((after - to, operations[to:after].count("FFMA")))
             elsewhere |= set(range(to, after))
         elif to > after:
             elsewhere |= set(range(after, to))

@@ -9,7 +9,19 @@ that it has one.
 import triton
 import triton.language as tl
 
-from .registers import LOG2E, any_of, chosen, edge, load, reciprocal, row_sum, rows_normalised, solve, store
+from .registers import (
+    LOG2E,
+    any_of,
+    chosen,
+    edge,
+    load,
+    reciprocal,
+    rounded_product,
+    row_sum,
+    rows_normalised,
+    solve,
+    store,
+)
 
 HARD = tl.constexpr(-1.0)  # no entry of a result
 FEW = tl.constexpr(4)  # so many levels are squarings of T, which cost as many bits of it
@@ -139,7 +151,8 @@ def newton(T, k, state, unmatched, small, n: tl.constexpr, HOMOTOPY: tl.constexp
     for i in tl.static_range(n):
         t = ()
         for j in tl.static_range(n):
-            x = T[i * n + j] if j == n - 1 else T[i * n + j] * e[j]
+            # the same bits with HOMOTOPY and without: which a matrix takes depends on others of its program
+            x = T[i * n + j] if j == n - 1 else rounded_product(T[i * n + j], e[j], FAST)
             if HOMOTOPY:
                 x = tl.where(squared, x * x, x)
             t = t + (x,)
@@ -391,8 +404,9 @@ def project_backward(T, G, n: tl.constexpr, FAST: tl.constexpr):
     off, and what is left, as small as D, is worked on once more: for n > 4 by the tile, and D[0] is NaN."""
     D, x, lost = pulled(T, G, n, FAST)
     if n <= 4:
-        if any_of(lost):  # elsewhere the same bits again
-            D, x, lost = pulled(T, chosen(lost, taken_off(T, G, x, n), G), n, FAST)
+        if any_of(lost):
+            again, _, _ = pulled(T, taken_off(T, G, x, n), n, FAST)
+            D = chosen(lost, again, D)  # elsewhere the same bits, whatever the others of the program are
         return D
     else:
         return (tl.where(lost, float("nan"), D[0]),) + D[1:]

@@ -19,6 +19,17 @@ def reciprocal(x, FAST: tl.constexpr):
 
 
 @triton.jit
+def rounded_product(x, y, FAST: tl.constexpr):
+    """x y, never part of a fused multiply and add: where two copies of a formula must give the same bits."""
+    if FAST:
+        return tl.inline_asm_elementwise(
+            "mul.rn.f32 $0, $1, $2;", "=r,r,r", [x, y], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        return tl.where(y == 0.0, 0.0, x * y)  # what a comparison stands between is not fused
+
+
+@triton.jit
 def load(ptr, rows, mask, n: tl.constexpr):
     """n*n tensors from (count, n, n). Where four numbers are a multiple of a row's alignment they come in one access of
     16 bytes and are split in registers; no layout conversion follows."""
