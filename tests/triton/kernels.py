@@ -2,7 +2,18 @@
 
 import re
 
-from streammix.ops.triton import birkhoff, birkhoff_tile, launch, launch_sites, sinkhorn, site, site_backward
+import torch
+
+from streammix.ops.triton import (
+    birkhoff,
+    birkhoff_tile,
+    launch,
+    launch_sites,
+    launch_streams,
+    sinkhorn,
+    site,
+    site_backward,
+)
 
 
 def kernels(target):
@@ -68,6 +79,10 @@ def _kernels(target):
     ):
         flags = {"WRITE": write, "PROJECT": project, "READ": read, "TT": 32, "BC": 32}
         yield name, site.write_project_kernel, shape | split | flags, kinds, 4, stages
+    made = launch_streams.tile_of_pass1(torch.empty(32, 8, 4096, dtype=torch.bfloat16, device="meta"), 128)
+    warps, pipelined = made.pop("num_warps"), made.pop("num_stages")
+    flags = {"n": 8, "ROWS": 80, "WIDE": 128, "WRITE": True, "PROJECT": True, "READ": False} | split | made
+    yield "write + coefficients 8", site.write_project_kernel, flags, kinds, warps, pipelined
     codes = {"GATES": 3, "READ_CODE": 1, "WRITE_CODE": 2, "FAST": not hip}
     tile = codes | {"TT": 16, "BC": 128, "READ": True}
     epilogue = tile | {"START": 2, "COLUMNS_LAST": True, "TRANSPOSED": True, "LOGITS": True}

@@ -95,6 +95,8 @@ def tile_of_pass1(x: Tensor, wide: int) -> dict[str, Any]:
     tokens, n, C = x.shape
     TT = tokens_of_tile(tokens, 16 if n > 4 or wide > 32 else 32)
     stages = 2 if HIP or n > 4 or x.dtype == torch.float32 else 3
+    if wide > 64:  # shared memory: of two stages it would be more than most devices have
+        return {"TT": TT, "BC": channels_of_tile(C, 16), "num_warps": 8, "num_stages": 1}
     return {"TT": TT, "BC": channels_of_tile(C, 32), "num_warps": 4, "num_stages": stages}
 
 
@@ -136,9 +138,9 @@ class Pass2:
                 *(state, made.sums, gate, bias, self.u, self.pre, self.post, self.mix, self.res, hard, self.P, self.r),
                 *(tokens, C, made.slices, mix_gate, norm_eps, read_eps, multiplier, write_eps, thread_step(small)),
                 *(rounds, mixing),
-                n=n, ROWS=rows, WIDE=made.wide, GATES=len(gate) if logits else 0, LOGITS=logits is not None, READ_CODE=read,
-                WRITE_CODE=write, READ=reads, MIXING=0 if rule is None else 2 if rounds else 1, START=start,
-                COLUMNS_LAST=columns_last, TRANSPOSED=transposed, TT=TT, BC=channels_of_tile(C, 128), FAST=FAST,
+                n=n, ROWS=rows, WIDE=made.wide, GATES=len(gate) if logits else 0, LOGITS=logits is not None,
+                READ_CODE=read, WRITE_CODE=write, READ=reads, MIXING=0 if rule is None else 2 if rounds else 1,
+                START=start, COLUMNS_LAST=columns_last, TRANSPOSED=transposed, TT=TT, BC=channels_of_tile(C, 128), FAST=FAST,
                 num_warps=4,
             )  # fmt: skip
             if rule is not None and not rounds and n > 2:
