@@ -27,6 +27,8 @@ INTERPRETED = bool(triton.knobs.runtime.interpret)
 HIP = torch.version.hip is not None
 FAST = not (HIP or INTERPRETED)  # reciprocals by one instruction
 BLOCK = 64 if HIP else 32  # one warp
+#: Said because Triton 3.9 warns where it is not, and 3.10 does without: kernels are counted with it.
+FUSED = {"enable_fp_fusion": True}
 REGISTERS = {} if HIP or INTERPRETED else {"maxnreg": 48}
 
 
@@ -64,13 +66,13 @@ def birkhoff(logits: Tensor, tol: float | None = None) -> Tensor:
                 blocks = triton.cdiv(count, block)
                 hard = torch.empty(blocks, dtype=torch.int8, device=R.device)
                 registers = REGISTERS if n <= 4 else {}
-                fixed: dict[str, Any] = {"n": n, "BLOCK": block, "FAST": FAST, "num_warps": 1, **registers}
+                fixed: dict[str, Any] = {"n": n, "BLOCK": block, "FAST": FAST, "num_warps": 1, **FUSED, **registers}
                 thread.forward_kernel[(blocks,)](R, T, hard, count, thread_step(small), **fixed)
                 if n > 2:
                     finish_birkhoff(R, T, hard, n, count, small, block)
             else:
                 B = tile_for(n, count)
-                shape: dict[str, Any] = {"n": n, "P": triton.next_power_of_2(n), "B": B, "num_warps": 1}
+                shape: dict[str, Any] = {"n": n, "P": triton.next_power_of_2(n), "B": B, "num_warps": 1, **FUSED}
                 tile.forward_kernel[(triton.cdiv(count, B),)](R, T, count, small, **shape)
     return T.view(logits.shape).to(logits.dtype)
 
@@ -89,7 +91,7 @@ def thread_step(small: float) -> float:
 
 def _left(n: int, block: int) -> dict[str, Any]:
     B = min(64, block) if INTERPRETED else min(8 if n <= 4 else 4, block)
-    return {"n": n, "P": triton.next_power_of_2(n), "B": B, "BLOCK": block, "SPAN": SPAN, "num_warps": 1}
+    return {"n": n, "P": triton.next_power_of_2(n), "B": B, "BLOCK": block, "SPAN": SPAN, "num_warps": 1, **FUSED}
 
 
 def birkhoff_backward(grad: Tensor, matrix: Tensor) -> Tensor:
@@ -105,14 +107,14 @@ def birkhoff_backward(grad: Tensor, matrix: Tensor) -> Tensor:
                 block = block_for(count)
                 blocks = triton.cdiv(count, block)
                 hard = torch.empty(blocks, dtype=torch.int8, device=T.device)
-                fixed: dict[str, Any] = {"n": n, "BLOCK": block, "FAST": FAST, "num_warps": 1}
+                fixed: dict[str, Any] = {"n": n, "BLOCK": block, "FAST": FAST, "num_warps": 1, **FUSED}
                 thread.backward_kernel[(blocks,)](G, T, D, hard, count, **fixed)
                 if n > 4:
                     shape = _left(n, block)
                     tile.backward_left_kernel[(triton.cdiv(blocks, SPAN),)](G, T, D, hard, count, blocks, **shape)
             else:
                 B = tile_for(n, count)
-                shape = {"n": n, "P": triton.next_power_of_2(n), "B": B, "num_warps": 1}
+                shape = {"n": n, "P": triton.next_power_of_2(n), "B": B, "num_warps": 1, **FUSED}
                 tile.backward_kernel[(triton.cdiv(count, B),)](G, T, D, count, **shape)
     return D.view(matrix.shape).to(matrix.dtype)
 
@@ -125,7 +127,7 @@ def sinkhorn(logits: Tensor, rounds: int, start: int, columns_last: bool, eps: f
     M = torch.empty_like(R)
     count = R.numel() // (n * n)
     if count:
-        rule: dict[str, Any] = {"START": start, "ROWS": columns_last, "n": n, "num_warps": 1}
+        rule: dict[str, Any] = {"START": start, "ROWS": columns_last, "n": n, "num_warps": 1, **FUSED}
         with on_device_of(R):
             if n <= THREAD:
                 block = block_for(count)
@@ -146,7 +148,7 @@ def sinkhorn_backward(grad: Tensor, logits: Tensor, rounds: int, start: int, col
     D = torch.empty_like(R)
     count = R.numel() // (n * n)
     if count:
-        rule: dict[str, Any] = {"START": start, "ROWS": columns_last, "n": n, "num_warps": 1}
+        rule: dict[str, Any] = {"START": start, "ROWS": columns_last, "n": n, "num_warps": 1, **FUSED}
         numbers = (count, rounds, run_of(rounds), eps)
         with on_device_of(R):
             if n <= THREAD_SINKHORN_BACKWARD:

@@ -13,6 +13,7 @@ from ..eager.mixed_site import MixingRule
 from . import site, site_backward
 from .launch import (
     FAST,
+    FUSED,
     HIP,
     INTERPRETED,
     birkhoff,
@@ -132,7 +133,7 @@ class _LogitsBackward:
                 *(state, first, first, dpost, dmix, P if projected is None else by_token(projected, 2), P, r),
                 *(gate, bias, self.pre, self.q, self.a, sums, tokens, C, mix_gate, read_eps, multiplier),
                 n=n, ROWS=rows, WIDE=wide, GATES=len(gate), READ_CODE=read, WRITE_CODE=write, READ=carried is None,
-                PROJECTED=projected is not None, TT=TT, BC=channels_of_tile(C, 128), FAST=FAST, num_warps=4,
+                PROJECTED=projected is not None, TT=TT, BC=channels_of_tile(C, 128), FAST=FAST, num_warps=4, **FUSED,
             )  # fmt: skip
         of_gates, of_bias = sums.sum(0)[:, :rows].unbind(0)
         self.dgate = torch.stack([part.sum() for part in of_gates.tensor_split((n, 2 * n))[: len(gate)]])
@@ -263,7 +264,7 @@ def _write_and_read_backward(
             *(by_token(post, 1), by_token(res, 2)),
             *(back.pre, back.q, back.a, weight.contiguous(), dx, dy, sums, of_pre, tokens, C),
             n=n, DSTATE=dstate is not None, CARRIED=carried, ROWS=len(weight), PHI=back.q.shape[1], WIDE=wide, TT=TT,
-            BC=BC, PRECISION=rounded_precision(x.dtype), num_warps=4, **REGISTERS,
+            BC=BC, PRECISION=rounded_precision(x.dtype), num_warps=4, **FUSED, **REGISTERS,
         )  # fmt: skip
     return dx.view(x.shape), dy.view(y.shape), *of_write(sums, post, res), of_pre.sum(0)
 
