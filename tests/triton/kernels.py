@@ -59,7 +59,6 @@ def _kernels(target):
         yield f"sinkhorn_backward {name} 4", sinkhorn.backward_kernel, rule | thread, kinds, 1, 1
     rule = {"START": 2, "ROWS": True, "n": 6}
     yield "sinkhorn softmax 6", sinkhorn.forward_kernel, rule | thread, kinds, 1, 1
-    yield "sinkhorn_backward softmax 6", sinkhorn.backward_kernel, rule | thread, kinds, 1, 1
     tile = {"START": 2, "ROWS": True, "n": 16, "P": 16, "B": 1}
     yield "sinkhorn tile 16", sinkhorn.forward_tile_kernel, tile, kinds, 1, 1
     yield "sinkhorn_backward tile 16", sinkhorn.backward_tile_kernel, tile, kinds, 1, 1
