@@ -23,7 +23,7 @@ def kernels(target):
         if target != "sm_90" and "tile" not in name and re.search("[2356]$", name):
             continue  # elsewhere the same kernels for n = 4 must do: each takes seconds
         limit = launch.REGISTERS if name in ("birkhoff 3", "birkhoff 4") else {}
-        limit = launch_sites.REGISTERS if name == "write + read backward" else limit
+        limit = launch_sites.REGISTERS if (name, target) == ("write + read backward", "sm_90") else limit
         yield *made, {} if target.startswith("gfx") else limit
 
 
@@ -69,7 +69,7 @@ def _kernels(target):
     precision = "ieee" if hip else "tf32x3"
     shape = {"n": 4, "ROWS": 24, "WIDE": 32}
     split = {"SPLIT": True, "PRECISION": precision}
-    stages = 2 if hip else 3
+    stages = 3 if target in ("sm_90", "sm_100") else 2
     for name, write, project, read in (
         ("write + coefficients", True, True, False),
         ("coefficients", False, True, False),
@@ -82,6 +82,11 @@ def _kernels(target):
     warps, pipelined = made.pop("num_warps"), made.pop("num_stages")
     flags = {"n": 8, "ROWS": 80, "WIDE": 128, "WRITE": True, "PROJECT": True, "READ": False} | split | made
     yield "write + coefficients 8", site.write_project_kernel, flags, kinds, warps, pipelined
+    for kind, short in (("*fp32", "float32"), ("*fp16", "float16")):
+        other = kinds | {key: kind for key, value in kinds.items() if value == "*bf16"}
+        flags = {"WRITE": True, "PROJECT": True, "READ": False, "TT": 16, "BC": 32, "SPLIT": False}
+        flags = shape | flags | {"PRECISION": precision}
+        yield f"write + coefficients, {short}", site.write_project_kernel, flags, other, 4, 2
     codes = {"GATES": 3, "READ_CODE": 1, "WRITE_CODE": 2, "FAST": not hip}
     tile = codes | {"TT": 16, "BC": 128, "READ": True}
     epilogue = tile | {"START": 2, "COLUMNS_LAST": True, "TRANSPOSED": True, "LOGITS": True}

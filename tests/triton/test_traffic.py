@@ -6,7 +6,7 @@ An address that a launch reads again, or reads after it wrote there, is taken to
 import numpy as np
 import pytest
 import torch
-from test_streams import CODES, SETTINGS, Case
+from test_stream_kernels import CODES, SETTINGS, Case
 from triton.runtime import interpreter
 
 from streammix.ops.triton import launch_sites as ours

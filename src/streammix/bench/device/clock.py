@@ -9,7 +9,7 @@ import torch
 
 WARM_CALLS = 3
 SAMPLE_SECONDS = 5e-3  # a sample repeats a call until it lasts about so long
-L2_BYTES = 256 * 2**20  # written between two samples, so that no contender finds its inputs in the cache
+L2_BYTES = 256 * 2**20  # written before each sample, so that none begins with its neighbour's cache
 
 
 class Clock:
@@ -20,17 +20,18 @@ class Clock:
         self.flushed = torch.empty(L2_BYTES if device == "cuda" else 0, dtype=torch.int8, device=device)
 
     def seconds(self, calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-        """The median of each call's samples; contenders take turns. NaN for one that cannot be captured."""
+        """The median of each call's samples; contenders take turns. One that cannot be captured, because it waits for
+        the
+        device, is timed with what the host does."""
         ready = {name: self._captured(call) for name, call in calls.items()}
         samples: dict[str, list[float]] = {name: [] for name in ready}
-        repeats = {name: max(1, round(SAMPLE_SECONDS / self._sample(run, 1))) for name, run in ready.items() if run}
+        repeats = {name: max(1, round(SAMPLE_SECONDS / self._sample(run, 1))) for name, run in ready.items()}
         for _ in range(self.turns):
             for name, run in ready.items():
-                if run is not None:
-                    samples[name].append(self._sample(run, repeats[name]))
-        return {name: statistics.median(times) if times else float("nan") for name, times in samples.items()}
+                samples[name].append(self._sample(run, repeats[name]))
+        return {name: statistics.median(times) for name, times in samples.items()}
 
-    def _captured(self, call: Callable[[], object]) -> Callable[[], object] | None:
+    def _captured(self, call: Callable[[], object]) -> Callable[[], object]:
         for _ in range(WARM_CALLS):
             call()  # compiles
         if self.device == "cpu":
@@ -42,7 +43,7 @@ class Clock:
                 call()
         except RuntimeError:  # it waits for the device
             torch.cuda.synchronize()
-            return None
+            return call
         return graph.replay
 
     def _sample(self, run: Callable[[], object], repeats: int) -> float:

@@ -11,6 +11,7 @@ PyTorch's builds for CUDA and ROCm.
 """
 
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,7 +22,7 @@ from ..status import Status
 NAME = "triton"
 DEVICES = ("cuda",)
 LARGEST_N = 16
-ACCEPTS = f"n <= {LARGEST_N}, float32, float16 and bfloat16"
+ACCEPTS = f"n <= {LARGEST_N}, float32, float16 and bfloat16, on sm_80 or later and on AMD's"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 #: Operator -> the file with its launch function.
@@ -58,12 +59,22 @@ def status() -> Status:
         return Status(False, "no CUDA or ROCm device is available")
     if not _installed:
         return Status(False, "Triton is not installed: pip install triton")
+    if not _recent(torch.cuda.current_device()):
+        major, minor = torch.cuda.get_device_capability()
+        return Status(False, f"the device is sm_{major}{minor}; kernels are for sm_80 and later")
     return Status(True, f"Triton kernels on {torch.cuda.get_device_name()}, {ACCEPTS}")
+
+
+@cache
+def _recent(index: int) -> bool:
+    """Whether tensor cores of the device know bfloat16: NVIDIA's since sm_80, and AMD's."""
+    return torch.version.hip is not None or torch.cuda.get_device_capability(index) >= (8, 0)
 
 
 def serves(device: str, n: int, dtype: torch.dtype) -> bool:
     """Whether it takes matrices of n rows, or n streams, of this dtype on this type of device."""
-    return _installed and device == "cuda" and n <= LARGEST_N and dtype in DTYPES
+    fits = _installed and device == "cuda" and n <= LARGEST_N and dtype in DTYPES
+    return fits and (not torch.cuda.is_available() or _recent(torch.cuda.current_device()))
 
 
 def mixes(n: int) -> bool:

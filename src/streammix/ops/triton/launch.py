@@ -32,6 +32,11 @@ FUSED = {"enable_fp_fusion": True}
 REGISTERS = {} if HIP or INTERPRETED else {"maxnreg": 48}
 
 
+def generation(tensor: Tensor) -> int:
+    """The major number of an NVIDIA device's compute capability; 0 elsewhere."""
+    return 0 if HIP or not tensor.is_cuda else torch.cuda.get_device_capability(tensor.device)[0]
+
+
 def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
     """Kernels are launched on the current device, which must be the tensor's."""
     return torch.cuda.device_of(tensor) if tensor.is_cuda else nullcontext()

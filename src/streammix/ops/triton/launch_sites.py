@@ -14,8 +14,6 @@ from . import site, site_backward
 from .launch import (
     FAST,
     FUSED,
-    HIP,
-    INTERPRETED,
     birkhoff,
     birkhoff_backward,
     on_device_of,
@@ -42,8 +40,9 @@ from .launch_streams import (
 
 FEW_TOKENS = 64  # so many at most go from branch to branch in one launch
 MIXED = range(2, 5)  # rows of a matrix that is made in the kernel of its logits
-#: Of the backward of a write and a read: three blocks fit on a multiprocessor.
-REGISTERS = {} if HIP or INTERPRETED else {"maxnreg": 168}
+#: Of the backward of a write and a read of bfloat16 streams on sm_90: three blocks fit on a multiprocessor. Elsewhere,
+#: and of other streams, the kernel would spill.
+REGISTERS = {"maxnreg": 168}
 
 
 def shaped(lead: torch.Size, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -133,7 +132,8 @@ class _LogitsBackward:
                 *(state, first, first, dpost, dmix, P if projected is None else by_token(projected, 2), P, r),
                 *(gate, bias, self.pre, self.q, self.a, sums, tokens, C, mix_gate, read_eps, multiplier),
                 n=n, ROWS=rows, WIDE=wide, GATES=len(gate), READ_CODE=read, WRITE_CODE=write, READ=carried is None,
-                PROJECTED=projected is not None, TT=TT, BC=channels_of_tile(C, 128), FAST=FAST, num_warps=4, **FUSED,
+                PROJECTED=projected is not None, TT=TT, BC=channels_of_tile(C, 128), FAST=FAST, num_warps=4,
+                num_stages=1, **FUSED,
             )  # fmt: skip
         of_gates, of_bias = sums.sum(0)[:, :rows].unbind(0)
         self.dgate = torch.stack([part.sum() for part in of_gates.tensor_split((n, 2 * n))[: len(gate)]])
@@ -264,9 +264,10 @@ def _write_and_read_backward(
             *(by_token(post, 1), by_token(res, 2)),
             *(back.pre, back.q, back.a, weight.contiguous(), dx, dy, sums, of_pre, tokens, C),
             n=n, DSTATE=dstate is not None, CARRIED=carried, ROWS=len(weight), PHI=back.q.shape[1], WIDE=wide, TT=TT,
-            BC=BC, PRECISION=rounded_precision(x.dtype), num_warps=4, **FUSED, **REGISTERS,
+            BC=BC, PRECISION=rounded_precision(x.dtype), num_warps=4, num_stages=1, **FUSED,
+            **(REGISTERS if x.dtype == torch.bfloat16 and generation(x) == 9 else {}),
         )  # fmt: skip
-    return dx.view(x.shape), dy.view(y.shape), *of_write(sums, post, res), of_pre.sum(0)
+    return dx.view(x.shape), dy.view(y.shape), *of_write(sums, post, res), of_pre.sum(0) if carried else of_pre
 
 
 def write_mixed_site_read_backward(

@@ -15,7 +15,7 @@ from ..eager import site as eager_site
 from ..eager import streams as eager_streams
 from ..eager.mixed_site import MixingRule
 from . import site, site_backward
-from .launch import FAST, FUSED, HIP, INTERPRETED, finish_birkhoff, on_device_of, thread_step
+from .launch import FAST, FUSED, HIP, INTERPRETED, finish_birkhoff, generation, on_device_of, thread_step
 
 LARGEST_STREAMS = 8  # more do not fit into registers: plain formulas
 CHANNELS_A_SLICE = 512
@@ -93,8 +93,9 @@ class Pass1:
 
 def tile_of_pass1(x: Tensor, wide: int) -> dict[str, Any]:
     tokens, n, C = x.shape
-    TT = tokens_of_tile(tokens, 16 if n > 4 or wide > 32 else 32)
-    stages = 2 if HIP or n > 4 or x.dtype == torch.float32 else 3
+    small = n > 4 or wide > 32 or x.dtype != torch.bfloat16  # else registers spill
+    TT = tokens_of_tile(tokens, 16 if small else 32)
+    stages = 3 if generation(x) >= 9 and not small else 2
     if wide > 64:  # shared memory: of two stages it would be more than most devices have
         return {"TT": TT, "BC": channels_of_tile(C, 16), "num_warps": 8, "num_stages": 1, **FUSED}
     return {"TT": TT, "BC": channels_of_tile(C, 32), "num_warps": 4, "num_stages": stages, **FUSED}
@@ -141,7 +142,7 @@ class Pass2:
                 n=n, ROWS=rows, WIDE=made.wide, GATES=len(gate) if logits else 0, LOGITS=logits is not None,
                 READ_CODE=read, WRITE_CODE=write, READ=reads, MIXING=0 if rule is None else 2 if rounds else 1,
                 START=start, COLUMNS_LAST=columns_last, TRANSPOSED=transposed, TT=TT, BC=channels_of_tile(C, 128),
-                FAST=FAST, num_warps=4, **FUSED,
+                FAST=FAST, num_warps=4, num_stages=1, **FUSED,
             )  # fmt: skip
             if rule is not None and not rounds and n > 2:
                 finish_birkhoff(self.mix, self.res, hard, n, tokens, small, TT)
@@ -162,7 +163,9 @@ def read(x: Tensor, pre: Tensor) -> Tensor:
         TT, BC = tokens_of_tile(tokens, 16), channels_of_tile(C, 128)
         grid = (triton.cdiv(tokens, TT), triton.cdiv(C, BC))
         with on_device_of(x):
-            site.plain_read_kernel[grid](state, weights, u, tokens, C, n=n, TT=TT, BC=BC, num_warps=4, **FUSED)
+            site.plain_read_kernel[grid](
+                state, weights, u, tokens, C, n=n, TT=TT, BC=BC, num_warps=4, num_stages=1, **FUSED
+            )
     return u
 
 
@@ -176,7 +179,13 @@ def read_backward(grad: Tensor, x: Tensor, pre: Tensor) -> tuple[Tensor, Tensor]
     TT, BC = tokens_of_tile(tokens, 16), channels_of_tile(C, 128)
     with on_device_of(x):
         site_backward.plain_read_backward_kernel[(triton.cdiv(tokens, TT),)](
-            *(by_token(grad, 1), state, by_token(pre, 1), dx, dpre, tokens, C), n=n, TT=TT, BC=BC, num_warps=4, **FUSED
+            *(by_token(grad, 1), state, by_token(pre, 1), dx, dpre, tokens, C),
+            n=n,
+            TT=TT,
+            BC=BC,
+            num_warps=4,
+            num_stages=1,
+            **FUSED,
         )
     return dx.view(x.shape), dpre.to(pre.dtype)
 
@@ -202,7 +211,7 @@ def write_backward(
     with on_device_of(x):
         site_backward.write_backward_kernel[(triton.cdiv(tokens, TT), slices_of(C))](
             *(by_token(grad, 2), state, branch, by_token(post, 1), by_token(res, 2), dx, dy, sums, tokens, C),
-            n=n, WIDE=wide, TT=TT, BC=BC, num_warps=4, **FUSED,
+            n=n, WIDE=wide, TT=TT, BC=BC, num_warps=4, num_stages=1, **FUSED,
         )  # fmt: skip
     dpost, dres = of_write(sums, post, res)
     return dx.view(x.shape), dy.view(y.shape), dpost, dres
@@ -237,7 +246,7 @@ def coefficients_backward(grad: Tensor, x: Tensor, weight: Tensor, P: Tensor, r:
     with on_device_of(x):
         site_backward.rows_backward_kernel[(triton.cdiv(tokens, TT),)](
             *(by_token(grad, 1), by_token(P, 1), by_token(r, 0), q, a, tokens, C),
-            n=n, ROWS=rows, WIDE=wide, TT=TT, num_warps=4, **FUSED,
+            n=n, ROWS=rows, WIDE=wide, TT=TT, num_warps=4, num_stages=1, **FUSED,
         )  # fmt: skip
     return state_gradient(state, weight, q, a).view(x.shape), weight_gradient(state, q, rows)
 
@@ -254,7 +263,7 @@ def state_gradient(
         site_backward.state_gradient_kernel[(triton.cdiv(tokens, TT), triton.cdiv(C, BC), n)](
             *(state, du, state, pre, q, a, weight.contiguous(), g, tokens, C),
             n=n, DSTATE=False, READ=read is not None, WIDE=q.shape[1], ROWS=len(weight), TT=TT, BC=BC,
-            PRECISION=rounded_precision(state.dtype), num_warps=4, **FUSED,
+            PRECISION=rounded_precision(state.dtype), num_warps=4, num_stages=1, **FUSED,
         )  # fmt: skip
     return g
 
