@@ -79,7 +79,7 @@ def _kernels(target):
         flags = {"WRITE": write, "PROJECT": project, "READ": read, "TT": 32, "BC": 32}
         yield name, site.write_project_kernel, shape | split | flags, kinds, 4, stages
     made = launch_streams.tile_of_pass1(torch.empty(32, 8, 4096, dtype=torch.bfloat16, device="meta"), 128)
-    warps, pipelined = made.pop("num_warps"), made.pop("num_stages")
+    warps, pipelined, _ = (made.pop(option) for option in ("num_warps", "num_stages", "enable_fp_fusion"))
     flags = {"n": 8, "ROWS": 80, "WIDE": 128, "WRITE": True, "PROJECT": True, "READ": False} | split | made
     yield "write + coefficients 8", site.write_project_kernel, flags, kinds, warps, pipelined
     for kind, short in (("*fp32", "float32"), ("*fp16", "float16")):
