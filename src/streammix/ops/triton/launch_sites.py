@@ -16,6 +16,7 @@ from .launch import (
     FUSED,
     birkhoff,
     birkhoff_backward,
+    generation,
     on_device_of,
     sinkhorn,
     sinkhorn_backward,
