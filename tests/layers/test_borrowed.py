@@ -80,6 +80,7 @@ def parameters(rows, gates):
     return torch.randn(rows, N * C), torch.randn(rows), torch.randn(gates)
 
 
+@pytest.mark.refusal
 @pytest.mark.parametrize(
     ("change", "message"),
     [
