@@ -41,11 +41,11 @@ def replay(visits: list[sm.diagnostics.Visit], network: Network, x: Tensor) -> T
 
 @pytest.mark.parametrize("recipe", [r for r in sm.recipes.names() if sm.recipes.get(r).connection == "hyper"])
 def test_the_record_explains_the_output(recipe, seed):
-    network, x = Network(recipe), torch.randn(5, DIM)
+    network, x = Network(recipe).double(), torch.randn(5, DIM, dtype=torch.float64)
     with sm.diagnostics.trace(network, states=True) as trace:
         out, _ = network(x)
     assert [visit.name for visit in trace.visits] == ["first", "by_hand", "last"]
-    torch.testing.assert_close(replay(trace.visits, network, x), out, rtol=0, atol=1e-5 * out.abs().max().item())
+    torch.testing.assert_close(replay(trace.visits, network, x), out, rtol=0, atol=1e-10)
     assert torch.equal(trace.visits[-1].state, out)
 
 

@@ -97,7 +97,7 @@ def _kernels(target):
         yield f"read backward{name}", site_backward.logits_backward_kernel, flags, kinds, 4, 1
     flags = shape | codes | split | {"TT": 16, "BC": 32, "READ_BC": 128}
     yield "next site", site.next_site_kernel, flags, kinds, 8, 2
-    flags = {"DSTATE": True, "READ": True, "TT": 32, "BC": 64, "PRECISION": precision}
+    flags = {"READ": True, "TT": 32, "BC": 64, "PRECISION": precision}
     yield "state gradient", site_backward.state_gradient_kernel, shape | flags, kinds, 4, 1
     flags = {"n": 4, "WIDE": 32, "TT": 16, "BC": 64}
     yield "write backward", site_backward.write_backward_kernel, flags, kinds, 4, 1

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_matrix_kernels import STEPS
 
 HERE = Path(__file__).parent
 SHARED = 99 * 1024  # bytes that a program has on GeForce cards, the least of those that are served
-STEPS = 2.11  # of a warp's slowest matrix, logits N(0,1): test_steps_of_a_warp
 pytestmark = pytest.mark.timeout(600)
 
 

@@ -13,6 +13,7 @@ from streammix.ops.triton import launch
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SMALLEST = 1e-12
+STEPS = 2.11  # of a warp's slowest matrix, n = 4, logits N(0,1)
 #: Levels of the homotopy by the hundred, each many calls of the interpreter.
 LONG = {"ties 0/1e30", "N(0,1e37^2)", "blocks -3e+38", "a block apart, with gaps"}
 HARD = ("N(0,10^2)", "8 to 30 on a permutation", "-inf", "blocks -10000, shuffled")
@@ -126,8 +127,9 @@ def test_shapes_and_dtypes(dtype, seed):
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="counted in the interpreter")
-def test_steps_of_a_warp(monkeypatch, seed):
-    """On which test_compiled.py relies: the Newton steps of 32 matrices that wait for the slowest."""
+def test_steps_of_a_warp(monkeypatch):
+    """On which test_compiled.py relies: the Newton steps of 32 matrices that wait for the slowest, always the same."""
+    torch.manual_seed(0)
     steps = 0
     newton = thread.newton
 
@@ -138,5 +140,5 @@ def test_steps_of_a_warp(monkeypatch, seed):
 
     monkeypatch.setattr(thread, "newton", counting)
     monkeypatch.setattr(launch, "block_for", lambda count: 32)
-    launch.birkhoff(torch.randn(64 * 32, 4, 4))
-    assert steps / 64 < 2.25  # 2.10 over many
+    launch.birkhoff(torch.randn(128 * 32, 4, 4))
+    assert steps / 128 <= STEPS

@@ -1,5 +1,4 @@
-"""Seconds of work on a device: captured in a CUDA graph, so that what the host does is left out, and timed by
-events."""
+"""Seconds of work on a device, timed by events, in a CUDA graph so that what the host does is left out."""
 
 import statistics
 import time
@@ -8,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 WARM_CALLS = 3
+HOST_TOO = ", with the host's time"
 SAMPLE_SECONDS = 5e-3  # a sample repeats a call until it lasts about so long
 L2_BYTES = 256 * 2**20  # written before each sample, so that none begins with its neighbour's cache
 
@@ -20,16 +20,16 @@ class Clock:
         self.flushed = torch.empty(L2_BYTES if device == "cuda" else 0, dtype=torch.int8, device=device)
 
     def seconds(self, calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-        """The median of each call's samples; contenders take turns. One that cannot be captured, because it waits for
-        the
-        device, is timed with what the host does."""
+        """The median of each call's samples; contenders take turns. What cannot be captured, because it waits for the
+        device, is timed with what the host does, and its name ends in HOST_TOO."""
         ready = {name: self._captured(call) for name, call in calls.items()}
         samples: dict[str, list[float]] = {name: [] for name in ready}
         repeats = {name: max(1, round(SAMPLE_SECONDS / self._sample(run, 1))) for name, run in ready.items()}
         for _ in range(self.turns):
             for name, run in ready.items():
                 samples[name].append(self._sample(run, repeats[name]))
-        return {name: statistics.median(times) for name, times in samples.items()}
+        named = {name: name + HOST_TOO * (self.device == "cuda" and ready[name] is calls[name]) for name in calls}
+        return {named[name]: statistics.median(times) for name, times in samples.items()}
 
     def _captured(self, call: Callable[[], object]) -> Callable[[], object]:
         for _ in range(WARM_CALLS):

@@ -10,6 +10,7 @@ from torch import Tensor
 from streammix import backend, backends, birkhoff, sinkhorn
 from streammix.bench.projection.contenders import plain_sinkhorn
 from streammix.bench.projection.logits import FAMILIES
+from streammix.bench.projection.measure import both, forward
 from streammix.bench.site.models import gpt, text
 from streammix.lab.config import RESIDUAL
 from streammix.ops.registry import DISPATCHED, EAGER, operators
@@ -29,7 +30,7 @@ def copy(clock: Clock) -> list[Row]:
     """What a large copy moves a second, read and written."""
     source = torch.empty(2**28 if clock.device == "cuda" else 2**22, dtype=torch.uint8, device=clock.device)
     target = torch.empty_like(source)
-    seconds = clock.seconds({"copy": lambda: target.copy_(source)})["copy"]
+    (seconds,) = clock.seconds({"copy": lambda: target.copy_(source)}).values()
     return [{"bytes": 2 * source.numel(), "seconds": seconds, "gb_per_s": 2 * source.numel() / seconds / 1e9}]
 
 
@@ -47,34 +48,14 @@ def projection(clock: Clock, *, n: int, batches: Sequence[int], compile: bool, p
         for family in ("N(0,1)", "N(0,10^2)"):
             progress(f"{batch} matrices, {family}")
             torch.manual_seed(0)
-            R = FAMILIES[family](batch, n).to(clock.device).requires_grad_()
-            G = torch.randn_like(R)
+            R = FAMILIES[family](batch, n).to(clock.device)
             for which in ("forward", "forward+backward"):
-                calls = {name: _call(function, R, G, both=which != "forward") for name, function in maps.items()}
+                calls = (forward if which == "forward" else both)(maps, R)
                 for name, seconds in clock.seconds(calls).items():
                     ns = seconds / batch * 1e9
-                    rows.append(
-                        {
-                            "family": family,
-                            "n": n,
-                            "batch": batch,
-                            "pass": which,
-                            "contender": name,
-                            "ns_per_matrix": ns,
-                        }
-                    )
+                    row = {"family": family, "n": n, "batch": batch, "pass": which, "contender": name}
+                    rows.append(row | {"ns_per_matrix": ns})
     return rows
-
-
-def _call(function: Callable[[Tensor], Tensor], R: Tensor, G: Tensor, *, both: bool) -> Callable[[], object]:
-    if both:
-        return lambda: torch.autograd.grad(function(R), R, G)
-
-    def forward() -> Tensor:
-        with torch.no_grad():
-            return function(R)
-
-    return forward
 
 
 def site(
@@ -106,7 +87,7 @@ def site(
         parameters = new(k, n * C) / (n * C) ** 0.5, new(3), new(k)
         inputs = [t.requires_grad_() for t in (x, y, post, res, *parameters)]
         for which, words in (("forward", FORWARD_WORDS(n)), ("forward+backward", FORWARD_WORDS(n) + BACKWARD_WORDS(n))):
-            calls = {name: _site_call(f, inputs, both=which != "forward") for name, f in contenders.items()}
+            calls = {name: _site_call(f, inputs, backward=which != "forward") for name, f in contenders.items()}
             moved = 2 * words * C * tokens
             for name, seconds in clock.seconds(calls).items():
                 rate = moved / seconds / 1e9
@@ -131,14 +112,14 @@ def plain_site(
     return state, u, next_post, H
 
 
-def _site_call(function: Callable[..., Any], inputs: list[Tensor], *, both: bool) -> Callable[[], object]:
-    def forward() -> Any:
+def _site_call(function: Callable[..., Any], inputs: list[Tensor], *, backward: bool) -> Callable[[], object]:
+    def alone() -> Any:
         with torch.no_grad():
             return function(*inputs, *SETTINGS, *EXACT)
 
-    if not both:
-        return forward
-    outputs = forward()[:4]
+    if not backward:
+        return alone
+    outputs = alone()[:4]
     grads = [torch.randn_like(out) for out in outputs]
 
     def forward_backward() -> object:
@@ -165,7 +146,7 @@ def step(clock: Clock, *, n: int, dim: int, layers: int, batch: int, context: in
         calls[name] = _step(model, tokens, targets, kind, clock.device)
     seconds = clock.seconds(calls)
     shape = {"dim": dim, "layers": layers, "tokens": tokens.numel()}
-    plain = seconds[RESIDUAL]
+    plain = next(iter(seconds.values()))
     return [shape | {"model": name, "ms": s * 1e3, "over_residual": s / plain} for name, s in seconds.items()]
 
 

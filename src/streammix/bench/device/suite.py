@@ -77,8 +77,12 @@ def projection_table(rows: Rows) -> Iterable[Table]:
         made = table(f"The projection, {which}, n = {part[0]['n']}: ns a matrix", "logits", "batch", *names)
         for family, batch in dict.fromkeys((row["family"], row["batch"]) for row in part):
             mine = {r["contender"]: r for r in part if (r["family"], r["batch"]) == (family, batch)}
-            made.add_row(family, f"{batch:,}", *(f"{mine[name]['ns_per_matrix']:,.3f}" for name in names))
+            made.add_row(family, f"{batch:,}", *(ns(mine.get(name)) for name in names))
         yield made
+
+
+def ns(row: dict[str, Any] | None) -> str:
+    return "" if row is None else f"{row['ns_per_matrix']:,.3f}"
 
 
 def site_table(rows: Rows) -> Iterable[Table]:

@@ -24,7 +24,7 @@ def memory(*, n: int = 4, batch: int = 1 << 20) -> list[dict[str, Any]]:
         torch.autograd.grad(project(warm_up), warm_up, torch.ones(64, n, n))  # loads what torch loads once
         logits = torch.randn(batch, n, n, requires_grad=True)
         G = torch.ones(batch, n, n)
-        grown = growth(lambda: torch.autograd.grad(project(logits), logits, G))  # noqa: B023
+        grown = growth(lambda: torch.autograd.grad(project(logits), logits, G))  # noqa: B023, F821
         tensor = logits.nbytes
         row = {"contender": name, "batch": batch, "n": n, "peak": grown + 2 * tensor, "beyond": grown - 2 * tensor}
         rows.append(row)

@@ -1,10 +1,10 @@
 """The Triton backend: kernels for NVIDIA and AMD GPUs, under the operators' CUDA dispatch key, which ROCm shares.
 
-    registers.py, birkhoff.py            the projection, n <= 6: a matrix a thread
+    registers.py, birkhoff.py               the projection, n <= 6: a matrix a thread
     tiles.py, levels.py, birkhoff_tile.py   the same for n <= 16, and for what is too rare for registers
-    sinkhorn.py                          truncated Sinkhorn, by all rules
+    sinkhorn.py                             truncated Sinkhorn, by all rules
     channels.py, site.py, site_backward.py  what lies between two branches
-    launch*.py                           from the operators' arguments to grids
+    launch*.py                              from the operators' arguments to grids
 
 Importing this registers the kernels and imports no Triton: that happens when the first one runs. Triton comes with
 PyTorch's builds for CUDA and ROCm.
@@ -22,7 +22,7 @@ from ..status import Status
 NAME = "triton"
 DEVICES = ("cuda",)
 LARGEST_N = 16
-ACCEPTS = f"n <= {LARGEST_N}, float32, float16 and bfloat16, on sm_80 or later and on AMD's"
+ACCEPTS = f"n <= {LARGEST_N} (more than 8 streams by plain formulas), float32, float16 and bfloat16, sm_80 or later"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 #: Operator -> the file with its launch function.

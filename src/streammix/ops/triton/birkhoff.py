@@ -109,8 +109,7 @@ def graph(T, n: tl.constexpr):
 @triton.jit
 def newton(T, k, state, unmatched, small, n: tl.constexpr, HOMOTOPY: tl.constexpr, FAST: tl.constexpr):
     """One step T_ij *= e^d_j, rows normalised, of the matrices GOING; with HOMOTOPY those above level 0 are squared
-    too,
-    which doubles their inverse temperature, once no step need be shortened. Others stay, to the bit.
+    too, which doubles their inverse temperature, once no step need be shortened. Others stay, to the bit.
 
     DISORDERED in the result: those whose rows must be brought in order first; they took no step. k = BEYOND: those for
     the tile."""
@@ -329,9 +328,10 @@ def forward_kernel(R_ptr, T_ptr, hard_ptr, count, small, n: tl.constexpr, BLOCK:
 
 @triton.jit
 def pulled(T, G, n: tl.constexpr, FAST: tl.constexpr):
-    """D_ij = T_ij sum_k T_ik ((G_ij - G_ik) - (x_j - x_k)), L x = sums of the flows F_jk = sum_i T_ij T_ik (G_ij -
-    G_ik);
-    and x, and where so much cancels that x should be taken off G first."""
+    """D, x, and where so much cancels that x should be taken off G first:
+
+    D_ij = T_ij sum_k T_ik ((G_ij - G_ik) - (x_j - x_k)),   L x = sums of the flows F_jk = sum_i T_ij T_ik (G_ij - G_ik)
+    """
     w = ()
     g = ()
     for j in tl.static_range(n):
@@ -400,8 +400,7 @@ def taken_off(T, G, x, n: tl.constexpr):
 @triton.jit
 def project_backward(T, G, n: tl.constexpr, FAST: tl.constexpr):
     """The implicit derivative. Row and column potentials in G change nothing, so where they are most of it they are
-    taken
-    off, and what is left, as small as D, is worked on once more: for n > 4 by the tile, and D[0] is NaN."""
+    taken off, and what is left, as small as D, is worked on once more: for n > 4 by the tile, and D[0] is NaN."""
     D, x, lost = pulled(T, G, n, FAST)
     if n <= 4:
         if any_of(lost):

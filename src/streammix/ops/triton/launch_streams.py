@@ -261,8 +261,8 @@ def state_gradient(
     du, pre = read or (state, a)
     with on_device_of(state):
         site_backward.state_gradient_kernel[(triton.cdiv(tokens, TT), triton.cdiv(C, BC), n)](
-            *(state, du, state, pre, q, a, weight.contiguous(), g, tokens, C),
-            n=n, DSTATE=False, READ=read is not None, WIDE=q.shape[1], ROWS=len(weight), TT=TT, BC=BC,
+            *(du, state, pre, q, a, weight.contiguous(), g, tokens, C),
+            n=n, READ=read is not None, WIDE=q.shape[1], ROWS=len(weight), TT=TT, BC=BC,
             PRECISION=rounded_precision(state.dtype), num_warps=4, num_stages=1, **FUSED,
         )  # fmt: skip
     return g

@@ -72,14 +72,6 @@ def row_sum(M, i: tl.constexpr, n: tl.constexpr):
 
 
 @triton.jit
-def column_sum(M, j: tl.constexpr, n: tl.constexpr):
-    s = M[j]
-    for i in tl.static_range(1, n):
-        s += M[i * n + j]
-    return s
-
-
-@triton.jit
 def rows_normalised(M, n: tl.constexpr, FAST: tl.constexpr):
     out = ()
     for i in tl.static_range(n):

@@ -105,11 +105,11 @@ def rows_backward_kernel(
 
 @triton.jit(do_not_specialize=["tokens"])
 def state_gradient_kernel(
-    dstate_ptr, du_ptr, state_ptr, pre_ptr, q_ptr, a_ptr, phi_ptr, g_ptr, tokens, C,
-    n: tl.constexpr, DSTATE: tl.constexpr, READ: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr,
+    du_ptr, state_ptr, pre_ptr, q_ptr, a_ptr, phi_ptr, g_ptr, tokens, C,
+    n: tl.constexpr, READ: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr,
     TT: tl.constexpr, BC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """g_i = dstate_i + pre_i du + a v_i + (phi' q)_i where nothing was written before. Grid: tiles of TT tokens, blocks
+    """g_i = pre_i du + a v_i + (phi' q)_i where nothing was written before. Grid: tiles of TT tokens, blocks
     of BC channels, streams."""
     i = tl.program_id(2)
     t = tl.program_id(0).to(tl.int64) * TT + tl.arange(0, TT)
@@ -127,8 +127,6 @@ def state_gradient_kernel(
     if READ:
         du = tl.load(du_ptr + t[:, None] * C + c[None, :], mask=inside, other=0.0).to(tl.float32)
         g += tl.load(pre_ptr + t * n + i, mask=there, other=0.0)[:, None] * du
-    if DSTATE:
-        g += tl.load(dstate_ptr + at, mask=inside, other=0.0).to(tl.float32)
     tl.store(g_ptr + at, g.to(g_ptr.dtype.element_ty), mask=inside)
 
 
