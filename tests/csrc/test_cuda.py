@@ -149,7 +149,9 @@ def test_potentials_in_the_gradient_change_nothing(n, emulated, seed):
     G = torch.randn_like(T) + 1e4 * torch.randn(1001, n, 1) + 1e4 * torch.randn(1001, 1, n)
     D = eager.birkhoff_backward(G.double(), T.double())
     wrong = (emulated.birkhoff_backward(G, T).double() - D).abs()
-    assert (wrong <= 5e-5 * D.abs().amax((-1, -2), keepdim=True)).all()
+    # Taken off twice, each time to eps of what was there. By chance G is potentials alone, and D exactly zero.
+    left = G.abs().amax((-1, -2), keepdim=True) * torch.finfo(torch.float32).eps ** 2
+    assert (wrong <= 5e-5 * D.abs().amax((-1, -2), keepdim=True) + left).all()
 
 
 @pytest.mark.parametrize("n", SIZES)
