@@ -17,6 +17,8 @@ PACKAGES := $(VENV)/.packages
 TYPED = $(BIN)/python -m pytest --numprocesses auto --jaxtyping-packages=streammix,beartype.beartype \
 	-m "not refusal and not slow" -k "not compile and not export" \
 	tests/layers tests/manifolds tests/diagnostics tests/checkpoints tests/compat tests/test_functional.py tests/test_recipes.py
+# Apart from the rest, and of that torch: tests/hf/test_timm.py says why.
+TIMM := timm==1.0.31 torchvision==0.28.0
 NATIVE := setup.py $(shell find src/streammix/csrc -name "*.h" -o -name "*.cpp")
 
 .PHONY: demo test lint docs test-torch sanitize bench gpu wheel clean
@@ -25,6 +27,7 @@ NATIVE := setup.py $(shell find src/streammix/csrc -name "*.h" -o -name "*.cpp")
 $(PACKAGES): requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/timm $(TIMM)
 	@touch $@
 
 $(READY): $(PACKAGES) pyproject.toml $(NATIVE)

@@ -67,7 +67,7 @@ def trained(name, model, steps=50):
 
 def test_it_learns_and_its_streams_come_apart(name):
     model = sm.hf.add_streams(PLAIN[name]())
-    losses = trained(name, model, 30)
+    losses = trained(name, model)
     assert losses[-1] < 0.8 * losses[0]
     states = model(**inputs(name), output_hidden_states=True).hidden_states
     between = states[1]
@@ -140,6 +140,30 @@ def test_copies_pickles_and_hidden_states(name):
         assert torch.equal(outputs(again, given), expected)
     states = model(**given, output_hidden_states=True).hidden_states
     assert [state.ndim for state in states] == [3, 4, 3]
+
+
+def test_the_way_back(name):
+    model, given = PLAIN[name](), inputs(name)
+    before, keys, classes = outputs(model, given), list(model.state_dict()), [type(m) for m in model.modules()]
+    sm.hf.add_streams(model)
+    assert sm.hf.restore(model) is model
+    assert torch.equal(outputs(model, given), before)
+    assert list(model.state_dict()) == keys
+    assert [type(m) for m in model.modules()] == classes
+    assert not hasattr(model.config, "streammix")
+    sm.hf.add_streams(model, streams=2, recipe="ihc")
+    torch.testing.assert_close(outputs(model, given), before, rtol=0, atol=1e-5)
+
+
+def test_the_way_back_keeps_what_branches_have_learned(seed):
+    model = sm.hf.add_streams(PLAIN["llama"]())
+    trained("llama", model, 5)
+    learned = {key: value.clone() for key, value in model.state_dict().items() if "hc_" not in key}
+    plain = PLAIN["llama"]()
+    plain.load_state_dict(learned)
+    sm.hf.restore(model)
+    given = inputs("llama")
+    assert torch.equal(outputs(model, given), outputs(plain, given))
 
 
 def test_watched_sites(seed):

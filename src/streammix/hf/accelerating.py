@@ -62,25 +62,17 @@ def accelerate(model: Model, projection: Projection = "truncated") -> Model:
     return model
 
 
-def restore(model: Model) -> Model:
-    """Take `accelerate` back: the model computes its hyper-connections by itself again.
-
-    Raises:
-        ValueError: nothing in the model is accelerated.
-    """
-    found = [module for module in model.modules() if isinstance(module, Accelerated)]
-    if not found:
-        raise ValueError("model: nothing in it is accelerated; streammix.hf.accelerate(model) does that")
-    for module in found:
-        swap_back(module)
-        for name in (FOLLOWING, FORMULA):
-            module.__dict__.pop(name, None)
-    return model
-
-
 def link(layers: nn.ModuleList) -> None:
     """Tell each layer the site that comes after it."""
     for layer, after in zip(layers, list(layers)[1:]):
         site = getattr(after, "attn_hc", None)
         if isinstance(layer, Accelerated) and isinstance(site, Site):
             layer.__dict__[FOLLOWING] = Following(after, site)
+
+
+def decelerate(model: nn.Module) -> None:
+    """Give every accelerated part its own class again."""
+    for module in [m for m in model.modules() if isinstance(m, Accelerated)]:
+        swap_back(module)
+        for name in (FOLLOWING, FORMULA):
+            module.__dict__.pop(name, None)

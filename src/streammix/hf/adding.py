@@ -1,4 +1,4 @@
-"""Streams for trained models of transformers that have one residual state."""
+"""Streams for trained models of transformers and timm that have one residual state."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -12,13 +12,15 @@ from .._checks import check_integer, closest
 from ..layers import Stack
 from ..layers.connections import CLASSES, make
 from ..recipes import AuthorsStart, Recipe
-from .blocks import BLOCKS, Streamed, mixin_of, stacks
-from .swapping import check_forward, swap
+from .blocks import BLOCKS, Streamed, mixin_of, stacks, width
+from .swapping import check_forward, swap, swap_back
 
 Model = TypeVar("Model", bound=nn.Module)
 
 #: The entry of a model's config that says that it has streams.
 ENTRY = "streammix"
+#: The end of the streams, in the last layer.
+END = "hc_end"
 #: Wirings whose state is one tensor, and the same for a text in one piece and token by token.
 WIRINGS = ("hyper", "frac", "generalised")
 #: How far the end of new streams may be from the plain residual network, of states of size one.
@@ -35,9 +37,12 @@ def add_streams(model: Model, streams: int = 4, recipe: str | Recipe = "mhc") ->
     `streammix.hf.from_pretrained` loads what `save_pretrained` wrote. With `output_hidden_states`, states between
     layers are (batch, tokens, n, C).
 
+    `restore` takes the streams away again.
+
     Args:
         model: a model of transformers of these types: gemma, gemma2, gemma3, gpt2, gpt_neox, llama, mistral, olmo,
-            olmo2, olmo3, phi, qwen2, qwen3, vit; with any head.
+            olmo2, olmo3, phi, qwen2, qwen3, vit; with any head. Or one of timm's vision transformers, by itself, which
+            has no config, or in transformers' TimmWrapper.
         streams: n >= 1.
         recipe: a name of `streammix.recipes.names()` or a Recipe that starts as the plain residual network, with
             connection "hyper", "frac" or "generalised". An ending in the sum is replaced by the mean.
@@ -56,20 +61,36 @@ def add_streams(model: Model, streams: int = 4, recipe: str | Recipe = "mhc") ->
     check_model(model)
     check_start(recipe, streams)
     convert(model, streams, recipe)
-    cast("Any", model).config.update({ENTRY: {"streams": streams, "recipe": description(recipe)}})
+    config = getattr(model, "config", None)
+    if config is not None:
+        config.update({ENTRY: {"streams": streams, "recipe": description(recipe)}})
     return model
+
+
+def remove_streams(model: nn.Module) -> None:
+    """Give every layer its own class again, without sites."""
+    for module in [m for m in model.modules() if isinstance(m, Streamed)]:
+        streamed = cast("Any", module)
+        for name in (*streamed.branches(), END):
+            streamed._modules.pop(name, None)
+        del streamed.begins_streams
+        swap_back(module)
+    config = getattr(model, "config", None)
+    if config is not None and hasattr(config, ENTRY):
+        delattr(config, ENTRY)
 
 
 def check_model(model: Any) -> None:
     """Raise ValueError unless the model has layers that are known here, each once and none with streams."""
     if any(isinstance(module, Streamed) for module in model.modules()):
-        raise ValueError("model: it has streams already; load the plain checkpoint to choose others")
+        raise ValueError("model: it has streams already; streammix.hf.restore(model) takes them away first")
     found = list(stacks(model))
     if not found:
         kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
         raise ValueError(
             f"model: got one of type {kind!r}, whose layers are not known here; accepted: {', '.join(sorted(BLOCKS))}"
-            f"{closest(kind, BLOCKS)}; streammix.Stack and HyperConnection.connect serve models of your own"
+            f" and timm's vision transformers{closest(kind, BLOCKS)}; streammix.Stack and HyperConnection.connect serve"
+            " models of your own"
         )
     if getattr(model, "hf_quantizer", None) is not None:
         raise ValueError(
@@ -116,7 +137,7 @@ def check_start(recipe: Recipe, streams: int) -> None:
 def convert(model: nn.Module, streams: int, recipe: Recipe) -> None:
     """Put sites into every layer, each at its start."""
     for owner, layers in list(stacks(model)):
-        dim, site = owner.config.hidden_size, 0
+        dim, site = width(owner), 0
         for index, layer in enumerate(layers):
             mixin = mixin_of(layer)
             assert mixin is not None
@@ -127,7 +148,7 @@ def convert(model: nn.Module, streams: int, recipe: Recipe) -> None:
                 layer.add_module(name, placed(make(recipe, None, dim, streams, site), like))
                 site += 1
             streamed.begins_streams = index == 0
-        layer.add_module("hc_end", placed(CLASSES[recipe.connection].ending(recipe, dim, streams), like))
+        layer.add_module(END, placed(CLASSES[recipe.connection].ending(recipe, dim, streams), like))
 
 
 def placed(module: nn.Module, like: torch.Tensor) -> nn.Module:

@@ -135,6 +135,18 @@ class ViT(PreNorm):
         return self.dropout(self.mlp(self.layernorm_after(u)))
 
 
+class TimmViT(PreNorm):
+    """timm's blocks: a scale for every channel, and stochastic depth, after each branch."""
+
+    positional = ("attn_mask", "is_causal")
+
+    def attend(self: Any, u: Tensor, arguments: Arguments) -> Tensor:
+        return self.drop_path1(self.ls1(self.attn(self.norm1(u), **arguments)))
+
+    def feed_forward(self: Any, u: Tensor, arguments: Arguments) -> Tensor:
+        return self.drop_path2(self.ls2(self.mlp(self.norm2(u))))
+
+
 #: Model type in transformers -> its layer's class and the mixin.
 BLOCKS: dict[str, tuple[str, type[Streamed]]] = {
     "llama": ("LlamaDecoderLayer", PreNorm),
@@ -152,20 +164,30 @@ BLOCKS: dict[str, tuple[str, type[Streamed]]] = {
     "phi": ("PhiDecoderLayer", Phi),
     "vit": ("ViTLayer", ViT),
 }
+#: The same of timm, whose vision transformers share one class.
+TIMM: dict[str, tuple[str, type[Streamed]]] = {"vision_transformer": ("Block", TimmViT)}
 
 
 def mixin_of(layer: nn.Module) -> type[Streamed] | None:
     """What turns this layer into one on streams, or None. Exactly these classes: a subclass may compute otherwise."""
     cls = type(layer)
-    for name, (layer_class, mixin) in BLOCKS.items():
-        if cls.__name__ == layer_class and cls.__module__ == f"transformers.models.{name}.modeling_{name}":
+    known = [(f"transformers.models.{name}.modeling_{name}", *entry) for name, entry in BLOCKS.items()]
+    known += [(f"timm.models.{name}", *entry) for name, entry in TIMM.items()]
+    for module, layer_class, mixin in known:
+        if (cls.__module__, cls.__name__) == (module, layer_class):
             return mixin
     return None
 
 
-def stacks(model: nn.Module) -> Iterator[tuple[Any, nn.ModuleList]]:
-    """Every list of layers that are known here, with the model of transformers that runs it."""
+def stacks(model: nn.Module) -> Iterator[tuple[Any, nn.ModuleList | nn.Sequential]]:
+    """Every list of layers that are known here, with the model that runs it."""
     for owner in model.modules():
         for child in owner.children():
-            if isinstance(child, nn.ModuleList) and len(child) and all(mixin_of(layer) for layer in child):
+            if isinstance(child, nn.ModuleList | nn.Sequential) and len(child) and all(map(mixin_of, child)):
                 yield owner, child
+
+
+def width(owner: Any) -> int:
+    """C of the layers that this model runs: transformers' models have it in a config, timm's as an attribute."""
+    config = getattr(owner, "config", None)
+    return int(owner.embed_dim if config is None else config.hidden_size)

@@ -6,10 +6,10 @@ from typing import Any
 import transformers
 from transformers import AutoConfig, PreTrainedModel
 
-from .adding import ENTRY, convert, described
+from .adding import END, ENTRY, convert, described
 
 #: Names of sites and ends in the layers; kept in float32 whatever dtype a model is loaded in.
-OURS = ("hc_attn", "hc_mlp", "hc_block", "hc_end")
+OURS = ("hc_attn", "hc_mlp", "hc_block", END)
 
 
 def from_pretrained(
