@@ -15,6 +15,7 @@ from streammix.bench.site.models import gpt, text
 from streammix.lab.config import RESIDUAL
 from streammix.ops.registry import DISPATCHED, EAGER, operators
 
+from . import peers
 from .clock import Clock
 
 Progress = Callable[[str], None]
@@ -45,6 +46,7 @@ def projection(clock: Clock, *, n: int, batches: Sequence[int], compile: bool, p
         }
         if compile:
             maps["sinkhorn-20 compiled"] = torch.compile(plain_sinkhorn, dynamic=False)
+        maps |= peers.projections(n)
         for family in ("N(0,1)", "N(0,10^2)"):
             progress(f"{batch} matrices, {family}")
             torch.manual_seed(0)
@@ -88,6 +90,8 @@ def site(
         inputs = [t.requires_grad_() for t in (x, y, post, res, *parameters)]
         for which, words in (("forward", FORWARD_WORDS(n)), ("forward+backward", FORWARD_WORDS(n) + BACKWARD_WORDS(n))):
             calls = {name: _site_call(f, inputs, backward=which != "forward") for name, f in contenders.items()}
+            for name, f in peers.sites().items():
+                calls[name] = _site_call(f, peers.transposed(inputs), backward=which != "forward")
             moved = 2 * words * C * tokens
             for name, seconds in clock.seconds(calls).items():
                 rate = moved / seconds / 1e9
