@@ -10,10 +10,13 @@ import streammix as sm
 from streammix.manifolds import (
     Birkhoff,
     Circulant,
+    Contracted,
+    Exponential,
     Grassmann,
     ImplicitSinkhorn,
     Isometric,
     Kronecker,
+    OneSided,
     Orthostochastic,
     PermutationMix,
     Permutations,
@@ -22,6 +25,7 @@ from streammix.manifolds import (
     SpectralSphere,
     Stiefel,
     Transportation,
+    UnitDiagonal,
 )
 from streammix.manifolds.rotations import helmert, rotation, sums_kept
 from streammix.ops.eager.cayley import skew
@@ -50,6 +54,11 @@ def start(manifold):
         (Stiefel(4), 1),
         (Quaternion(4), 1),
         (Grassmann(4), 1),
+        (OneSided(4), (1 - e8) / (1 + 3 * e8)),
+        (Exponential(4, generator="diagonal"), 1 / (1 + e8)),
+        (Exponential(4, generator="conservative"), 1),
+        (UnitDiagonal(4), 1),
+        (Contracted(4), 0.8 * (1 - e8) / (1 + 3 * e8)),
     ],
     ids=repr,
 )

@@ -8,11 +8,14 @@ from .._checks import check_called
 from .base import Guarantees, Manifold
 from .birkhoff import Birkhoff
 from .circulant import Circulant
+from .contracted import Contracted
+from .exponential import Exponential
 from .grassmann import Grassmann
 from .identity import Identity
 from .implicit_sinkhorn import ImplicitSinkhorn
 from .isometric import Isometric
 from .kronecker import Kronecker
+from .one_sided import OneSided
 from .orthostochastic import Orthostochastic
 from .permutation_mix import PermutationMix
 from .permutations import Permutations
@@ -22,6 +25,7 @@ from .spectral_sphere import SpectralSphere
 from .stiefel import Stiefel
 from .transportation import Transportation
 from .unconstrained import Unconstrained
+from .unit_diagonal import UnitDiagonal
 
 _BY_NAME: dict[str, Callable[..., Manifold]] = {
     "birkhoff": Birkhoff,
@@ -33,11 +37,15 @@ _BY_NAME: dict[str, Callable[..., Manifold]] = {
     "orthostochastic": Orthostochastic,
     "transportation": Transportation,
     "circulant": Circulant,
+    "contracted": Contracted,
+    "one-sided": OneSided,
     "spectral-sphere": SpectralSphere,
     "isometric": Isometric,
     "stiefel": Stiefel,
     "quaternion": Quaternion,
+    "exponential": Exponential,
     "grassmann": Grassmann,
+    "unit-diagonal": UnitDiagonal,
     "identity": Identity,
     "unconstrained": Unconstrained,
 }
@@ -70,6 +78,8 @@ def check(name: str, options: Mapping[str, Any]) -> None:
 __all__ = [
     "Birkhoff",
     "Circulant",
+    "Contracted",
+    "Exponential",
     "Grassmann",
     "Guarantees",
     "Identity",
@@ -77,6 +87,7 @@ __all__ = [
     "Isometric",
     "Kronecker",
     "Manifold",
+    "OneSided",
     "Orthostochastic",
     "PermutationMix",
     "Permutations",
@@ -86,6 +97,7 @@ __all__ = [
     "Stiefel",
     "Transportation",
     "Unconstrained",
+    "UnitDiagonal",
     "check",
     "get",
     "names",
