@@ -282,3 +282,49 @@ def go_mhc(z: Vector, n: int, s: int = 2) -> Matrix:
     Q = cayley(skew(z, n * s))
     pairs = list(itertools.product(range(s), repeat=2))
     return [[sum(Q[i * s + a][j * s + b] ** 2 for a, b in pairs) / s for j in range(n)] for i in range(n)]
+
+
+def os_hc(z: Vector, sums: str) -> Matrix:
+    """OpenReview 1BC0eYN2uS: rows, or columns, by a softmax."""
+    L = square(z)
+    return [softmax(row) for row in L] if sums == "rows" else transpose([softmax(column) for column in transpose(L)])
+
+
+def exponential(A: Matrix) -> Matrix:
+    """exp(A) = exp(A / 2^s)^(2^s), with 25 terms of the series for entries of at most 1/4."""
+    n, s = len(A), max(0, 2 + math.ceil(math.log2(max(1e-30, *(abs(a) for row in A for a in row)))))
+    A = [[a / 2**s for a in row] for row in A]
+    term, total = identity(n), identity(n)
+    for k in range(1, 26):
+        term = [[a / k for a in row] for row in times(term, A)]
+        total = [[a + b for a, b in zip(*rows)] for rows in zip(total, term)]
+    for _ in range(s):
+        total = times(total, total)
+    return total
+
+
+def cghc(z: Vector, n: int, generator: str, dt: float = 1.0) -> Matrix:
+    """pjjajal/hyperconnections: exp(dt (S - D)), with S of the upper triangle of M, D of its lower one or diagonal."""
+    skewed, psd, diagonal = (word in generator.split("-") for word in ("conservative", "psd", "diagonal"))
+    given, S, R = iter(z), [[0.0] * n for _ in range(n)], [[0.0] * n for _ in range(n)]
+    for i, j in itertools.product(range(n), repeat=2):
+        if j > i and skewed:
+            S[i][j] = next(given)
+            S[j][i] = -S[i][j]
+        elif (j <= i and psd) or (j == i and diagonal):
+            R[i][j] = next(given)
+    D = times(R, transpose(R))
+    if diagonal:
+        D = [[math.log1p(math.exp(R[i][i])) if i == j else 0.0 for j in range(n)] for i in range(n)]
+    return exponential([[dt * (a - d) for a, d in zip(*rows)] for rows in zip(S, D)])
+
+
+def ito_hc(z: Vector, n: int, bound: float) -> Matrix:
+    """OpenReview nKRfYmPtP2: ones on the diagonal, bounded tanh elsewhere."""
+    given = iter(z)
+    return [[1.0 if i == j else bound * math.tanh(next(given)) for j in range(n)] for i in range(n)]
+
+
+def contracted(P: Matrix, gamma: float) -> Matrix:
+    """cmHC as MindFormers has it: gamma P + (1 - gamma) / n."""
+    return [[gamma * a + (1 - gamma) / len(P) for a in row] for row in P]

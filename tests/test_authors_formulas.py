@@ -12,10 +12,13 @@ from authors import (
     Matrix,
     Vector,
     c_mhc,
+    cghc,
+    contracted,
     deepseek,
     go_mhc,
     grassmann,
     identity,
+    ito_hc,
     jpmhc_cayley,
     jpmhc_sinkhorn,
     kromhc,
@@ -24,6 +27,7 @@ from authors import (
     minorised,
     mixture,
     ohc,
+    os_hc,
     projected,
     shc,
     sigmoid,
@@ -32,6 +36,7 @@ from authors import (
 )
 
 import streammix as sm
+from streammix.recipes import Switch
 
 C = 3
 TOLERANCE = 1e-12
@@ -134,6 +139,10 @@ RECIPES = {
     "ohc": (4, Form(mix_gate=0.01), ohc),
     "jpmhc-cayley": (4, Form(), lambda z: jpmhc_cayley(z, None)),
     "jpmhc-sinkhorn": (4, Form(), jpmhc_sinkhorn),
+    "os-hc": (4, Form(), lambda z: os_hc(z, "rows")),
+    "os-hc-columns": (4, Form(), lambda z: os_hc(z, "columns")),
+    "cghc": (4, LITE, lambda z: cghc(z, 4, "conservative-psd")),
+    "cmhc": (4, Form(), lambda z: contracted(mhc_lite(4)(z), 0.8)),  # at site 1
 }
 
 
@@ -193,6 +202,46 @@ def test_perm_mix(backend, seed):
     published = [(0, 1, 2, 3), (1, 0, 2, 3), (0, 1, 3, 2), (1, 2, 3, 0), (3, 0, 1, 2)]
     drawn = [p for p in site.manifold.permutations if p not in published]
     check(site, Form(), lambda z: mixture(z, [*published, *drawn]), backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("n", "bound"), [(2, 0.5), (4, 0.25), (5, 0.2)])
+def test_ito_hc(n, bound, backend, seed):
+    site = site_of("ito-hc", n)
+    entries = site.manifold.entries.tolist()
+    check(site, Form(), lambda z: ito_hc(entries, n, bound), backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_cmhc_with_the_exact_projection(backend, seed):
+    recipe = dataclasses.replace(sm.recipes.get("cmhc"), manifold_options={"gamma": 0.6})
+    check(site_of(recipe), Form(), lambda z: contracted(projected(z), 0.6), backend)
+
+
+#: Recipes that change along the depth: what is changed of them, and H at site k of six.
+ALONG_THE_DEPTH = {
+    ("os-hc", Switch("rows", "columns", at=0.5)): lambda z, k: os_hc(z, "rows" if k < 3 else "columns"),
+    ("os-hc", Switch("columns", "rows", at=2)): lambda z, k: os_hc(z, "columns" if k < 2 else "rows"),
+    ("cmhc", None): lambda z, k: contracted(mhc_lite(4)(z), 0.8 if k < 4 else 1.0),
+}
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("case", ALONG_THE_DEPTH, ids=str)
+def test_a_stack_that_changes_along_the_depth(case, grad, seed):
+    name, sums = case
+    recipe = sm.recipes.get(name)
+    recipe = dataclasses.replace(recipe, manifold_options={"sums": sums}) if sums else recipe
+    stack = randomised(sm.Stack([branch] * 6, C, recipe=recipe))
+    x = torch.randn(2, C, dtype=torch.float64)
+    with torch.set_grad_enabled(grad):
+        out = stack(x)
+    for t, token in enumerate(x.tolist()):
+        streams = [token] * 4
+        for k, site in enumerate(stack.sites):
+            pre, post, H = coefficients(streams, site, Form(), lambda z, k=k: ALONG_THE_DEPTH[case](z, k))
+            streams = written_streams(streams, read_streams(streams, pre), post, H)
+        close(out[t], [sum(stream[c] for stream in streams) / 4 for c in range(C)])
 
 
 #: What other code makes of the same logits: base recipe, its changes, form, H

@@ -27,6 +27,7 @@ def test_the_published_names_are_there():
         *("c-mhc", "shc", "isohc", "ohc", "jpmhc-cayley", "jpmhc-grassmann", "jpmhc-sinkhorn", "perm-mix"),
         *("frac", "ghc", "dghc", "xhc", "temper", "deepseek-v4.1"),
         *("glm-5.3", "hy4", "gated-residual"),
+        *("os-hc", "os-hc-columns", "cghc", "ito-hc", "cmhc"),
     } <= set(sm.recipes.names())
 
 

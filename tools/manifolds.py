@@ -8,6 +8,7 @@ streams that 96 sites leave. Times are of building H forward and backward for 10
 contenders take turns and the median counts.
 """
 
+import itertools
 import re
 import sys
 from collections.abc import Callable
@@ -32,12 +33,18 @@ ROWS = {
     "transportation, recursive": ({"chart": "recursive"}, "doubly stochastic, block by block", "RTBP"),
     "circulant": ({}, "mixtures of cyclic shifts", "C-mHC"),
     "circulant, sites=24": ({"sites": 24}, "the same, leaking from the identity", "C-mHC"),
+    "contracted": ({}, "gamma P + (1 - gamma) J, gamma = 0.8", "cmHC"),
+    "one-sided": ({}, "stochastic rows, by softmax", "osHC"),
+    "one-sided, columns": ({"sums": "columns"}, "stochastic columns", "osHC"),
     "spectral-sphere": ({}, "J + complement of norm < 1", "sHC"),
     "isometric": ({}, "J + rotation of the complement", "IsoHC"),
     "stiefel": ({}, "rotations, exact Cayley map", "JPmHC"),
     "stiefel, iterations=2": ({"iterations": 2}, "rotations for small logits only", "JPmHC"),
     "quaternion": ({}, "rotations of four streams", "oHC"),
+    "exponential": ({}, "exp(S - R R'), S skew", "CGHC"),
+    "exponential, conservative": ({"generator": "conservative"}, "exp(S), all rotations", "CGHC"),
     "grassmann": ({}, "projectors of rank n / 2, static", "JPmHC"),
+    "unit-diagonal": ({}, "I + signed entries up to 1/n", "ITO-HC"),
     "identity": ({}, "I", "iHC"),
     "unconstrained": ({}, "any matrix", "HC"),
 }
@@ -84,8 +91,11 @@ def picture(path: Path) -> None:
 
     torch.manual_seed(3)
     rows = [row for row in ROWS if row not in ("identity", "unconstrained", "stiefel, iterations=2")]
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    for axes, row in zip(figure.subplots(2, 8).flat, rows):
+    figure = Figure(figsize=(12, 5.4), layout="constrained")
+    for axes, row in itertools.zip_longest(figure.subplots(-(-len(rows) // 8), 8).flat, rows):
+        if row is None:
+            axes.set_axis_off()
+            continue
         m = manifold(row)
         axes.imshow(m(2 * torch.randn(m.num_logits)).detach(), vmin=-1, vmax=1, cmap="RdBu_r")
         axes.set_title(row.replace(", ", "\n"), fontsize=8)

@@ -266,3 +266,17 @@ def test_a_plain_checkpoint(tmp_path, seed):
     PLAIN["llama"]().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"path: the config of .* has no entry 'streammix'; accepted"):
         sm.hf.from_pretrained(tmp_path)
+
+
+def test_a_recipe_that_changes_along_the_depth(seed, tmp_path):
+    """Every site knows how many there are, in a model that is loaded again, too."""
+    halfway = {"sums": sm.recipes.Switch("rows", "columns", at=0.5)}
+    recipe = dataclasses.replace(sm.recipes.get("os-hc"), name="halfway", manifold_options=halfway)
+    model, given = PLAIN["llama"](), inputs("llama")
+    before = outputs(model, given)
+    sm.hf.add_streams(model, recipe=recipe)
+    torch.testing.assert_close(outputs(model, given), before, rtol=0, atol=1e-5)
+    model.save_pretrained(tmp_path)
+    for made in (model, sm.hf.from_pretrained(tmp_path)):
+        sums = [site.manifold.sums for site in made.modules() if isinstance(site, sm.HyperConnection)]
+        assert sums == ["rows"] * (len(sums) // 2) + ["columns"] * (len(sums) // 2)

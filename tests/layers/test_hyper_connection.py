@@ -16,7 +16,7 @@ IDENTITY_STARTS = [name for name in RECIPES if sm.recipes.get(name).start == "id
 
 def accepts(recipe, streams):
     """Whether the recipe's manifold exists for so many streams."""
-    recipe = sm.recipes.get(recipe)
+    recipe = sm.recipes.get(recipe).at(site=0)
     try:
         sm.manifolds.get(recipe.manifold, streams, **recipe.manifold_options)
     except ValueError:
@@ -305,6 +305,11 @@ def test_a_branch_must_be_callable():
         ("jpmhc-grassmann", 8 * (4 * 768 + 1) + 2 + 4 * 2),
         ("jpmhc-sinkhorn", (16 + 8) * (4 * 768 + 1) + 3),
         ("perm-mix", (6 + 8) * (4 * 768 + 1) + 3),
+        ("os-hc", (16 + 8) * (4 * 768 + 1) + 3),
+        ("os-hc-columns", (16 + 8) * (4 * 768 + 1) + 3),
+        ("cghc", (16 + 8) * (4 * 768 + 1) + 3),
+        ("ito-hc", 8 * (4 * 768 + 1) + 2 + 12),  # whose mix is the same for every token
+        ("cmhc", (24 + 8) * (4 * 768 + 1) + 3),
         ("temper", 2 * (3 * 4 + 3 * 768 + 4 * 4) + 24 + 3),
     ],
 )

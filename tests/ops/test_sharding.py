@@ -33,7 +33,7 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
 #: What DTensor has no rule for, yet: causal filters and chosen streams.
 REFUSED = ("xhc",)
 #: Recipes that send something: a manifold's own parameter is DTensor's own affair, as are static logits of segments.
-TALKING = ("tbp", "rtbp", "jpmhc-grassmann", "ghc")
+TALKING = ("tbp", "rtbp", "jpmhc-grassmann", "ito-hc", "ghc")
 
 
 def in_two_processes(check: Callable[..., None], tmp_path: Path, *args: Any) -> None:

@@ -11,7 +11,7 @@ from .. import recipes
 from .._checks import check_integer, closest
 from ..layers import Stack
 from ..layers.connections import CLASSES, make
-from ..recipes import AuthorsStart, Recipe
+from ..recipes import AuthorsStart, Recipe, Switch
 from .blocks import BLOCKS, Streamed, mixin_of, stacks, width
 from .swapping import check_forward, swap, swap_back
 
@@ -138,14 +138,16 @@ def convert(model: nn.Module, streams: int, recipe: Recipe) -> None:
     """Put sites into every layer, each at its start."""
     for owner, layers in list(stacks(model)):
         dim, site = width(owner), 0
-        for index, layer in enumerate(layers):
+        for layer in layers:
             mixin = mixin_of(layer)
             assert mixin is not None
-            like = next(layer.parameters())
             swap(layer, mixin)
+        sites = sum(len(cast("Any", layer).branches()) for layer in layers)
+        for index, layer in enumerate(layers):
+            like = next(layer.parameters())
             streamed = cast("Any", layer)
             for name in streamed.branches():
-                layer.add_module(name, placed(make(recipe, None, dim, streams, site), like))
+                layer.add_module(name, placed(make(recipe, None, dim, streams, site, sites=sites), like))
                 site += 1
             streamed.begins_streams = index == 0
         layer.add_module(END, placed(CLASSES[recipe.connection].ending(recipe, dim, streams), like))
@@ -171,4 +173,8 @@ def described(entry: str | Mapping[str, Any]) -> Recipe:
     fields = dict(entry)
     if fields.get("authors") is not None:
         fields["authors"] = AuthorsStart(**fields["authors"])
+    options = fields.get("manifold_options", {})
+    fields["manifold_options"] = {
+        name: Switch(**value) if isinstance(value, Mapping) else value for name, value in options.items()
+    }
     return Recipe(**fields)

@@ -15,7 +15,7 @@ from .._precision import full_precision
 from ..functional import read
 from ..ops import ACTIVATION_CODES, operators_for
 from ..ops.eager import site as eager
-from ..recipes import Recipe
+from ..recipes import Recipe, Switch
 from .connections.hyper import Opened
 from .generators.flattened import eps_of_norm, one_pass
 
@@ -85,6 +85,11 @@ class SiteFormula:
             raise ValueError(
                 f"recipe: got {recipe.name!r}, with {recipe.connection!r} connections and {recipe.logits} logits;"
                 " accepted: recipes with 'hyper' connections and flattened logits"
+            )
+        if any(isinstance(option, Switch) for option in recipe.manifold_options.values()):
+            raise ValueError(
+                f"recipe: got {recipe.name!r}, which changes along the depth; accepted: recipe.at(site, sites), the"
+                " recipe of one site"
             )
         self.recipe, self.streams = recipe, streams
         self.manifold = manifolds.get(recipe.manifold, streams, **recipe.manifold_options)

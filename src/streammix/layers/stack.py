@@ -86,7 +86,7 @@ class Stack(nn.Module):
             check_integer("recompute", recompute, 1)
         self.recipe, self.dim, self.streams, self.recompute = recipe, dim, streams, recompute
         self.first_output, self.channel_dim = first_output, channel_dim
-        options = {"channel_dim": channel_dim, "activation": activation}
+        options = {"channel_dim": channel_dim, "activation": activation, "sites": len(branches)}
         self.sites = nn.ModuleList(
             make(recipe, branch, dim, streams, site, **options) for site, branch in enumerate(branches)
         )

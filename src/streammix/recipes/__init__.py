@@ -3,10 +3,11 @@
 from functools import cache
 
 from .._checks import check_called
+from .depth import Switch
 from .recipe import Activation, AuthorsStart, Logits, Recipe
 from .wirings import Wiring, register
 
-__all__ = ["Activation", "AuthorsStart", "Logits", "Recipe", "Wiring", "get", "names", "register"]
+__all__ = ["Activation", "AuthorsStart", "Logits", "Recipe", "Switch", "Wiring", "get", "names", "register"]
 
 
 @cache

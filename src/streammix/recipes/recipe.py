@@ -1,11 +1,12 @@
 """What a recipe is: a manifold, a wiring, how its logits are made, the activations and the initialisation."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from .. import manifolds
 from .._checks import check_integer, check_name, check_number
+from .depth import Switch
 from .wirings import wiring_of
 
 Logits = Literal["static", "flattened", "per-stream", "per-stream-rms", "per-stream-rms-tanh", "cp", "low-rank"]
@@ -46,7 +47,8 @@ class Recipe:
     connection_options: further arguments of "generalised" (segments: m) and of "sparse" (active, fixed, temporal,
         time_axis), explained by GeneralisedConnection and SparseConnection in `streammix.layers`.
     streams: how many streams, fractions or segments a Stack has if not told: the source's number.
-    manifold, manifold_options: the feasible set of H_res, see `streammix.manifolds.get`.
+    manifold, manifold_options: the feasible set of H_res, see `streammix.manifolds.get`. An option that changes along
+        the depth is a Switch.
     logits: how they are made from the state. "static": parameters only. "flattened": gate * (RMSNorm(vec x) phi) + bias
         (mHC Eq. 7). "per-stream": gate * tanh(LayerNorm(x) W) + bias, W shared by the streams (HC Eq. 10-12); in
         "frac" and "generalised" connections the same for each segment. "per-stream-rms": gate * (x / rms(x) W) + bias,
@@ -128,6 +130,21 @@ class Recipe:
                 f"freeze_mix_gate: got True with {self.logits} logits, whose gates are all learned;"
                 " accepted with it: logits flattened, cp, static"
             )
+
+    def at(self, site: int, sites: int | None = None) -> "Recipe":
+        """The recipe of one site, the one of this index among so many: each Switch as it is there.
+
+        Raises:
+            ValueError: an option switches at a share of the depth, and the number of sites is not given.
+        """
+        changes = {}
+        for name, option in self.manifold_options.items():
+            if isinstance(option, Switch):
+                try:
+                    changes[name] = option.value(site, sites)
+                except ValueError as error:
+                    raise ValueError(f"{error} (recipe {self.name!r}, manifold_options[{name!r}])") from None
+        return replace(self, manifold_options={**self.manifold_options, **changes}) if changes else self
 
 
 def check_vocabulary(recipe: Recipe) -> None:

@@ -43,10 +43,11 @@ class Connection(nn.Module):
         dynamic: False makes logits static (parameters only); True or None leaves the recipe's choice.
         channel_dim: where a branch has its C channels: 1 for (B, C, H, W). States have them last all the same.
         activation: applied to the state after the write, as a ResNet's ReLU after the sum.
+        sites: how many sites the network has; only recipes ask that change at a share of its depth, see Switch.
 
     Attributes:
         branch, dim, streams, site: as given.
-        recipe: the Recipe.
+        recipe: the Recipe, as it is at this site.
         manifold: the set H_res lies in.
         observers: called at every use of the site, see `streammix.diagnostics.trace`.
 
@@ -85,12 +86,16 @@ class Connection(nn.Module):
         dynamic: bool | None = None,
         channel_dim: int = -1,
         activation: Callable[[Tensor], Tensor] | None = None,
+        sites: int | None = None,
     ) -> None:
         super().__init__()
         check_integer("dim", dim, 1)
         check_integer("streams", streams, 1)
         check_integer("site", site, 0)
-        self.recipe = self.accepted(recipes.get(recipe) if isinstance(recipe, str) else recipe, dynamic)
+        if sites is not None:
+            check_integer("sites", sites, site + 1)
+        recipe = self.accepted(recipes.get(recipe) if isinstance(recipe, str) else recipe, dynamic)
+        self.recipe = recipe.at(site, sites)
         self.dim, self.streams, self.site, self.channel_dim = dim, streams, site, channel_dim
         self.branch = checked_branch(branch)
         if activation is not None and not callable(activation):

@@ -52,7 +52,7 @@ class HyperConnection(
         streams: n, the number of streams, >= 1.
         recipe: a name of `streammix.recipes.names()`, or a Recipe; of connection "hyper" (`Stack` builds the others).
         site: index of this site in the network (a Transformer block has two); the initial read rotates with it.
-        manifold, dynamic, channel_dim, activation: see Connection.
+        manifold, dynamic, channel_dim, activation, sites: see Connection.
 
     Raises, Warns: see Connection. At the call: ValueError for streams that are not (..., n, C).
 
