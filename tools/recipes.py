@@ -16,7 +16,7 @@ import streammix as sm
 from streammix.recipes import Recipe
 
 DIM = 768
-SITES = 2  # xHC's even and odd sites differ: parameters are the mean of two
+SITES = 2  # attention, with an input for each of queries, keys and values, and an MLP: parameters are the mean of two
 
 ACTIVATION = {"linear": "{}", "sigmoid": "sigmoid({})", "twice-sigmoid": "2 sigmoid({})"}
 LOGITS = {
@@ -35,6 +35,7 @@ UPDATE = {
     "x_active = H_res x_active + p (post V), p = sigmoid(LayerNorm(vec x) W + b)",
     "gated": "out_i = x_i + post_i branch((1/n) sum_j pre_j * r_j), pre_j of every channel",
     "single-pass": "out_i = sum_j H_res[i, j] x_j + post_i branch(sum_j pre_j x_j), pre made one site before",
+    "decoupled": "u_s = sum_j pre[s, j] x_j, s < k;  out_i = sum_j H_res[i, j] x_j + post_i branch(u_0, ..., u_k-1)",
 }
 PROMISES = {
     "rows": "rows",
@@ -45,8 +46,15 @@ PROMISES = {
 }
 
 
+class Attention(torch.nn.Module):
+    branch_inputs = 3
+
+    def forward(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        return queries + keys + values
+
+
 def sites(recipe: Recipe) -> list[torch.nn.Module]:
-    return list(sm.Stack([torch.nn.Identity()] * SITES, DIM, recipe=recipe).sites)
+    return list(sm.Stack([Attention(), torch.nn.Identity()], DIM, recipe=recipe).sites)
 
 
 def own_parameters(recipe: Recipe) -> int:

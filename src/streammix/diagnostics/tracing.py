@@ -27,6 +27,8 @@ class Visit:
     res: Float[Tensor, "*batch n n"]
     state: Float[Tensor, "*batch n C"] | None = None
     """The state after the site, where the trace keeps states."""
+    reads: Float[Tensor, "*batch k n"] | None = None
+    """The weights of each input, where the branch has several of its own; `pre` is their mean then."""
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Site:
     post: Float[Tensor, "tokens n"]
     res: Float[Tensor, "tokens n n"]
     state: Float[Tensor, "tokens n C"] | None = None
+    reads: Float[Tensor, "tokens k n"] | None = None
 
 
 @dataclass
@@ -73,12 +76,14 @@ class Trace:
 def merge(visits: Sequence[Visit]) -> Site:
     """The visits of one site in several runs as one."""
     states = [visit.state for visit in visits if visit.state is not None]
+    reads = [visit.reads for visit in visits if visit.reads is not None]
     return Site(
         name=visits[0].name,
         pre=tokens([visit.pre for visit in visits], 1),
         post=tokens([visit.post for visit in visits], 1),
         res=tokens([visit.res for visit in visits], 2),
         state=tokens(states, 2) if states else None,
+        reads=tokens(reads, 2) if reads else None,
     )
 
 
@@ -151,7 +156,10 @@ def recorder(name: str, record: Trace, run: Callable[[], int], states: bool) -> 
         with torch.no_grad():
             pre, post, res = site.coefficients(state)
         (read_with,) = carried or (pre,)
-        visit = Visit(name, run(), read_with.detach(), post.detach(), res.detach())
+        several = read_with.ndim > post.ndim
+        mean = read_with.mean(-2) if several else read_with
+        visit = Visit(name, run(), mean.detach(), post.detach(), res.detach())
+        visit.reads = read_with.detach() if several else None
         record.visits.append(visit)
         return finish_and_keep(visit, finish) if states else finish
 

@@ -14,12 +14,16 @@ import streammix as sm
 from streammix.lab.config import RESIDUAL, Config
 from streammix.lab.errors import LabError
 from streammix.lab.text import VOCABULARY
+from streammix.layers.connections import inputs_of
 
 Rotation = tuple[Float[Tensor, "time half"], Float[Tensor, "time half"]]
 
 
 class Attention(nn.Module):
-    """RMSNorm, then causal self-attention with rotary positions."""
+    """RMSNorm, then causal self-attention with rotary positions; queries, keys and values may be made of inputs of
+    their own, which share the norm."""
+
+    branch_inputs = 3
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -28,8 +32,19 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
 
-    def forward(self, x: Float[Tensor, "batch time dim"], rotation: Rotation) -> Float[Tensor, "batch time dim"]:
-        q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).movedim(1, -2).unbind(1)
+    def forward(
+        self,
+        queries: Float[Tensor, "batch time dim"],
+        keys: Float[Tensor, "batch time dim"],
+        values: Float[Tensor, "batch time dim"],
+        rotation: Rotation,
+    ) -> Float[Tensor, "batch time dim"]:
+        if queries is keys is values:
+            made = self.qkv(self.norm(queries))
+        else:
+            parts = zip((queries, keys, values), self.qkv.weight.chunk(3))
+            made = torch.cat([F.linear(self.norm(x), weight) for x, weight in parts], -1)
+        q, k, v = made.unflatten(-1, (3, self.heads, -1)).movedim(1, -2).unbind(1)
         mixed = F.scaled_dot_product_attention(rotate(q, rotation), rotate(k, rotation), v, is_causal=True)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
@@ -62,7 +77,7 @@ class Residual(nn.Module):
         self.branch = branch
 
     def forward(self, x: Float[Tensor, "*batch dim"], *args: Any) -> Float[Tensor, "*batch dim"]:
-        return x + self.branch(x, *args)
+        return x + self.branch(*[x] * inputs_of(self.branch), *args)
 
 
 class PlainStack(nn.Module):

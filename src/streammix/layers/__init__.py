@@ -3,6 +3,7 @@
 from .borrowed import connect
 from .connections import (
     Connection,
+    DecoupledConnection,
     FracConnection,
     GatedConnection,
     GeneralisedConnection,
@@ -17,6 +18,7 @@ from .streams import Collapse, expand
 __all__ = [
     "Collapse",
     "Connection",
+    "DecoupledConnection",
     "FracConnection",
     "GatedConnection",
     "GeneralisedConnection",

@@ -11,7 +11,7 @@ from .. import recipes
 from .._checks import check_integer
 from ..recipes import Recipe
 from . import fused
-from .connections import CLASSES, Connection, State, make
+from .connections import Connection, State, make
 from .keywords import accepted, divided
 
 
@@ -23,7 +23,8 @@ class Stack(nn.Module):
 
     Args:
         branches: one or more maps from (..., C) to (..., C), each with its own normalisation and without a residual of
-            its own, in order; a Transformer block has two.
+            its own, in order; a Transformer block has two. One that takes several inputs says so by an attribute
+            `branch_inputs`, and gets as many tensors first: the same one where the recipe reads once.
         dim: C.
         streams: n, how many streams, fractions or segments; None takes the recipe's number (4, and 16 for xhc, say).
         recipe: a name of `streammix.recipes.names()`, or a Recipe.
@@ -96,7 +97,7 @@ class Stack(nn.Module):
                 f"{', and an activation follows them' * (activation is not None)}; accepted: 'hyper' connections with"
                 " flattened logits and no activation, or recompute=None"
             )
-        self.collapse = CLASSES[recipe.connection].ending(recipe, dim, streams)
+        self.collapse = self[-1].ending_here()
 
     def __len__(self) -> int:
         return len(self.sites)

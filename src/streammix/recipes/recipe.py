@@ -43,9 +43,9 @@ class Recipe:
         itself (`HyperConnection`). The others need a `Stack`. "frac": one state cut into n fractions. "generalised": n
         segments, m of which make a branch's width. "sparse": n streams of which a site updates a few. "single-pass":
         n streams, the read weights made at one site being used at the next. "gated": n streams that are read by gates
-        for every channel and not mixed.
-    connection_options: further arguments of "generalised" (segments: m) and of "sparse" (active, fixed, temporal,
-        time_axis), explained by GeneralisedConnection and SparseConnection in `streammix.layers`.
+        for every channel and not mixed. "decoupled": as "hyper", with a read for each input of a branch.
+    connection_options: further arguments of "generalised" (segments: m), of "sparse" (active, fixed, temporal,
+        time_axis) and of "decoupled" (inputs, static_reads), explained by the connections in `streammix.layers`.
     streams: how many streams, fractions or segments a Stack has if not told: the source's number.
     manifold, manifold_options: the feasible set of H_res, see `streammix.manifolds.get`. An option that changes along
         the depth is a Switch.

@@ -34,7 +34,8 @@ OTHERS = [
     *(("#733893", "#d8a7f6"), ("#316632", "#96cf95"), ("#63563e", "#cabca1"), ("#49528f", "#acb8fe")),
     *(("#4e2b62", "#ba92d2"), ("#803e62", "#eea3c9"), ("#c9212e", "#f97772"), ("#65223b", "#d88aa2")),
     *(("#433d24", "#aca589"), ("#0e5e8a", "#80c7f8"), ("#67772e", "#9cae65"), ("#756f54", "#d8d1b4")),
-    *(("#4071a7", "#b5d4f8"), ("#9a282b", "#f2a7a2")),
+    *(("#4071a7", "#b5d4f8"), ("#9a282b", "#f2a7a2"), ("#511aa7", "#9477ec"), ("#102a5f", "#6e8fcc")),
+    *(("#155252", "#538c8b"), ("#761a64", "#c767af"), ("#412138", "#a8819c"), ("#361900", "#ab876a")),
 ]
 SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon", "triangle-down"]
 # These often lie right on top of each other: each lets the ones below it show.

@@ -4,6 +4,8 @@ A wiring enters itself by its class; importing its file here is all else it need
 """
 
 from .base import CLASSES, Connection, State, make
+from .branches import inputs_of
+from .decoupled import DecoupledConnection
 from .frac import FracConnection
 from .gated import GatedConnection
 from .generalised import GeneralisedConnection
@@ -14,6 +16,7 @@ from .sparse import SparseConnection
 __all__ = [
     "CLASSES",
     "Connection",
+    "DecoupledConnection",
     "FracConnection",
     "GatedConnection",
     "GeneralisedConnection",
@@ -21,5 +24,6 @@ __all__ = [
     "SinglePassConnection",
     "SparseConnection",
     "State",
+    "inputs_of",
     "make",
 ]

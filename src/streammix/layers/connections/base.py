@@ -1,7 +1,5 @@
 """The interface of a connection: how one branch is attached to a state of several streams."""
 
-import inspect
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -13,9 +11,13 @@ from ... import manifolds, recipes
 from ..._checks import check_floating, check_integer
 from ...manifolds import Manifold
 from ...recipes import Recipe, Wiring
+from .branches import checked_branch, inputs_of
 
-#: What passes from site to site: streams, fractions or segments (..., rows, width), and what a wiring adds to them.
-State = Tensor | tuple[Tensor, Tensor]
+#: What passes from site to site: streams, fractions or segments (..., rows, width), and what a wiring adds to them; or
+#: all that the sites so far have put out, which grows.
+State = Tensor | tuple[Tensor, ...]
+#: A branch's input (..., C), or several.
+Inputs = Tensor | tuple[Tensor, ...]
 Finish = Callable[[Tensor], Any]  # from the branch's output to the state after the site
 Observer = Callable[["Connection", Tensor, tuple[Tensor, ...], Finish], Finish]
 
@@ -33,7 +35,9 @@ class Connection(nn.Module):
 
     Args:
         branch: maps (..., C) to (..., C), its own normalisation included, without a residual of its own. Further
-            arguments are passed on. May be None if only `connect` is used.
+            arguments are passed on. May be None if only `connect` is used. One that takes several inputs (queries,
+            keys and values, say) has their number as its attribute `branch_inputs`: it is called with as many
+            tensors, which are the same one where the recipe reads once.
         dim: C, the width of a branch.
         streams: n, the number of streams, fractions or segments, >= 1.
         recipe: a name of `streammix.recipes.names()` or a Recipe, of this wiring.
@@ -47,6 +51,7 @@ class Connection(nn.Module):
 
     Attributes:
         branch, dim, streams, site: as given.
+        inputs: how many inputs the branch takes.
         recipe: the Recipe, as it is at this site.
         manifold: the set H_res lies in.
         observers: called at every use of the site, see `streammix.diagnostics.trace`.
@@ -66,6 +71,8 @@ class Connection(nn.Module):
     activation: Callable[[Tensor], Tensor] | None
     #: Why the site's maps cannot be shown as weights and matrices over n streams; "" where they can.
     unmapped: ClassVar[str] = ""
+    #: Whether the state is a tuple.
+    carries: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, wiring: Wiring | None = None) -> None:
         super().__init_subclass__()
@@ -98,6 +105,7 @@ class Connection(nn.Module):
         self.recipe = recipe.at(site, sites)
         self.dim, self.streams, self.site, self.channel_dim = dim, streams, site, channel_dim
         self.branch = checked_branch(branch)
+        self.inputs = inputs_of(branch)
         if activation is not None and not callable(activation):
             raise TypeError(f"activation: got {type(activation).__name__}; accepted: a module, a function or None")
         self.activation = activation
@@ -143,6 +151,10 @@ class Connection(nn.Module):
         """A module that ends the state after the last site in (..., C), as `recipe.collapse` says."""
         raise NotImplementedError
 
+    def ending_here(self) -> nn.Module:
+        """`ending` where this site is the last, for wirings whose end depends on how many there are."""
+        return self.ending(self.recipe, self.dim, self.streams)
+
     # --- what all have ------------------------------------------------------------------------------------------
 
     @property
@@ -165,10 +177,11 @@ class Connection(nn.Module):
         y, further = self.run_branch(u, args, kwargs)
         return (finish(y), *further) if further else finish(y)
 
-    def connect(self, x: Tensor, *carried: Tensor) -> tuple[Float[Tensor, "*batch C"], Finish]:
+    def connect(self, x: Tensor, *carried: Tensor) -> tuple[Any, Finish]:
         """The branch's input u, and a function from the branch's output y to the new state.
 
-        u has its channels last, whatever `channel_dim` is, and so must y.
+        u has its channels last, whatever `channel_dim` is, and so must y. Where the recipe makes several inputs for
+        this site, u is the tuple of them.
         """
         u, finish = self.join(x, *carried)
         if self.activation is not None:
@@ -178,7 +191,7 @@ class Connection(nn.Module):
                 finish = observe(self, x, carried, finish)
         return u, finish
 
-    def join(self, x: Tensor, *carried: Tensor) -> tuple[Float[Tensor, "*batch C"], Finish]:
+    def join(self, x: Tensor, *carried: Tensor) -> tuple[Inputs, Finish]:
         """`connect` without activation and observers."""
         pre, post, res = self.coefficients(x)
         return self.read(x, pre), lambda y: self.write(x, y, post, res)
@@ -190,14 +203,17 @@ class Connection(nn.Module):
         return lambda y: activation(finish(y))
 
     def run_branch(
-        self, u: Float[Tensor, "*batch C"], args: Sequence[Any], kwargs: Mapping[str, Any]
+        self, u: Inputs, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[Float[Tensor, "*batch C"], tuple[Any, ...]]:
-        """The branch's output for u, and what else it returned."""
+        """The branch's output for its input or inputs u, and what else it returned."""
         branch: Callable[..., Any] | None = self.branch
         if branch is None:
             raise TypeError(f"branch: this {type(self).__name__} was built with None; use connect(x)")
         last = self.channel_dim == -1
-        output: Any = branch(u if last else u.movedim(-1, self.channel_dim), *args, **kwargs)
+        read = u if isinstance(u, tuple) else (u,)
+        placed = read if last else tuple(v.movedim(-1, self.channel_dim) for v in read)
+        inputs = placed * self.inputs if len(placed) == 1 else placed
+        output: Any = branch(*inputs, *args, **kwargs)
         y, *further = output if isinstance(output, tuple) and output else (output,)
         if not isinstance(y, Tensor):
             raise TypeError(
@@ -208,7 +224,8 @@ class Connection(nn.Module):
 
     def split(self, output: Any) -> tuple[State, tuple[Any, ...]]:
         """What the site's call returned, as the state and the branch's further outputs."""
-        return (output[0], output[1:]) if isinstance(output, tuple) else (output, ())
+        beside = isinstance(output[0], tuple) if self.carries else isinstance(output, tuple)
+        return (output[0], output[1:]) if beside else (output, ())
 
     def streams_of(self, x: State) -> Tensor:
         """The streams, fractions or segments in a state."""
@@ -250,37 +267,6 @@ def manifold_of(manifold: str | Manifold | None, recipe: Recipe, streams: int) -
     if manifold.streams != streams:
         raise ValueError(f"manifold: got one for {manifold.streams} streams; accepted here: {streams} streams")
     return manifold
-
-
-def checked_branch(branch: Callable[..., Any] | None) -> Callable[..., Any] | None:
-    """The branch, or an error; a warning if it is a function that hides modules."""
-    if branch is not None and not callable(branch):
-        raise TypeError(f"branch: got {type(branch).__name__}; accepted: a module, a function or None")
-    if hidden := hidden_modules(branch):
-        warnings.warn(
-            f"branch: got a function that holds {', '.join(hidden)}; a connection does not own the parameters of what a"
-            " function holds: pass the module itself, or keep it in a module of yours as well",
-            stacklevel=4,
-        )
-    return branch
-
-
-def hidden_modules(branch: Any) -> list[str]:
-    """The types of the modules with parameters that a function holds in its closure, defaults or bound arguments."""
-    if branch is None or isinstance(branch, nn.Module):
-        return []
-    held: list[Any] = [getattr(branch, "__self__", None)]
-    held += getattr(branch, "args", ()) or ()  # of functools.partial, as the next
-    held += (getattr(branch, "keywords", None) or {}).values()
-    held += [getattr(branch, "func", None)]
-    if inspect.isfunction(branch):
-        held += branch.__defaults__ or ()
-        for cell in branch.__closure__ or ():
-            try:
-                held.append(cell.cell_contents)
-            except ValueError:  # not filled yet
-                continue
-    return [type(h).__name__ for h in held if isinstance(h, nn.Module) and next(h.parameters(), None) is not None]
 
 
 def hint(shape: Sequence[int], rows: int, width: int) -> str:

@@ -1,6 +1,6 @@
 """Single-pass wiring (DeepSeek-V4.1): read weights are used one site after the one that made them."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -44,6 +44,8 @@ class SinglePassConnection(
     Call: site((x, pre), *args, **kwargs) -> (out, pre'), or ((out, pre'), *extra outputs of the branch).
     """
 
+    carries = True
+
     def begin(self, x: Float[Tensor, "*batch C"]) -> Streams:
         check_width(x, self.dim)
         x = expand(x, self.streams)
@@ -85,9 +87,6 @@ class SinglePassConnection(
             return activation(x), following
 
         return finished
-
-    def split(self, output: Any) -> tuple[Streams, tuple[Any, ...]]:
-        return (output[0], output[1:]) if isinstance(output[0], tuple) else (output, ())
 
     @property
     def rebuilds(self) -> bool:

@@ -1,5 +1,5 @@
 """The recipes of the papers, by what they change: the matrix alone, or the wiring and the generators too."""
 
-from . import bounds, constrained, hyper, layouts
+from . import bounds, constrained, hyper, layouts, reads
 
-ALL = (*hyper.RECIPES, *constrained.RECIPES, *bounds.RECIPES, *layouts.RECIPES)
+ALL = (*hyper.RECIPES, *constrained.RECIPES, *bounds.RECIPES, *layouts.RECIPES, *reads.RECIPES)
