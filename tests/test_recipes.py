@@ -28,7 +28,7 @@ def test_the_published_names_are_there():
         *("frac", "ghc", "dghc", "xhc", "temper", "deepseek-v4.1"),
         *("glm-5.3", "hy4", "gated-residual"),
         *("os-hc", "os-hc-columns", "cghc", "ito-hc", "cmhc"),
-        "dsr",
+        *("dsr", "mgr", "attnres", "attnres-block", "muddformer"),
     } <= set(sm.recipes.names())
 
 

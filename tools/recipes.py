@@ -16,13 +16,15 @@ import streammix as sm
 from streammix.recipes import Recipe
 
 DIM = 768
-SITES = 2  # attention, with an input for each of queries, keys and values, and an MLP: parameters are the mean of two
+SITES = 24  # attention, with inputs of their own for queries, keys and values, and MLPs in turn: parameters are means
 
 ACTIVATION = {"linear": "{}", "sigmoid": "sigmoid({})", "twice-sigmoid": "2 sigmoid({})"}
 LOGITS = {
     "static": "l = b",
     "flattened": "l = gate (vec(x) phi) / rms(vec x) + b",
     "per-stream": "l_i = gate tanh(LayerNorm(x_i) W) + b_i",
+    "query": "z_i = w . x_i / rms(x_i)",
+    "dense": "l = GELU(x_i / rms(x_i) W1) W2 + a",
     "low-rank": "r_i = (1 + g_i) x_i / rms(x_i);  l_pre = U silu(D vec(r) / n);  l_post = W vec(r) / n, rank {rank}",
     "cp": "l = gate (vec(x) phi) / rms(vec x) + b, phi a tensor of CP rank {rank}",
 }
@@ -36,7 +38,19 @@ UPDATE = {
     "gated": "out_i = x_i + post_i branch((1/n) sum_j pre_j * r_j), pre_j of every channel",
     "single-pass": "out_i = sum_j H_res[i, j] x_j + post_i branch(sum_j pre_j x_j), pre made one site before",
     "decoupled": "u_s = sum_j pre[s, j] x_j, s < k;  out_i = sum_j H_res[i, j] x_j + post_i branch(u_0, ..., u_k-1)",
+    "multi-gate": "y = branch(sum_j pre_j x_j);  out_i = (1 - post_i) x_i + post_i y, out_i = y where stream i begins",
+    "depth-attention": "x_i = the sum of block i's outputs, x_0 the first state;  y = branch(sum_i pre_i x_i)",
+    "dense": "x_i = the state after block i, x_0 the first state;  "
+    "x_i+1 = mlp(h) + h, h = r + attention(u_0, u_1, u_2);  (u_0, u_1, u_2, r)_s = sum_i A[s, i] x_i",
 }
+#: The read, write and mix of wirings whose recipes do not say it in their fields.
+MAPS = {
+    "multi-gate": "pre = softmax(z),  post = sigmoid(z' + b),  H_res = diag(1 - post)",
+    "depth-attention": "pre = softmax(z)",
+    "dense": "A = l, made of the last x_i",
+}
+#: What holds in place of a manifold's name where that is none of H_res.
+MIXES = {"multi-gate": "diag(1 - post)", "depth-attention": "none", "dense": "none"}
 PROMISES = {
     "rows": "rows",
     "columns": "columns",
@@ -53,16 +67,19 @@ class Attention(torch.nn.Module):
         return queries + keys + values
 
 
-def sites(recipe: Recipe) -> list[torch.nn.Module]:
-    return list(sm.Stack([Attention(), torch.nn.Identity()], DIM, recipe=recipe).sites)
+def sites(recipe: Recipe, count: int) -> list[torch.nn.Module]:
+    branches = [torch.nn.Identity() if site % 2 else Attention() for site in range(count)]
+    return list(sm.Stack(branches, DIM, recipe=recipe).sites)
 
 
 def own_parameters(recipe: Recipe) -> int:
-    return sum(p.numel() for site in sites(recipe) for p in site.parameters()) // SITES
+    return sum(p.numel() for site in sites(recipe, SITES) for p in site.parameters()) // SITES
 
 
 def promised(recipe: Recipe) -> str:
-    guarantees = sites(recipe)[0].manifold.guarantees
+    if MIXES.get(recipe.connection) == "none":
+        return ""
+    guarantees = sites(recipe, 1)[0].guarantees
     return ", ".join(word for name, word in PROMISES.items() if getattr(guarantees, name))
 
 
@@ -87,7 +104,8 @@ def table() -> str:
     ]
     for name in sm.recipes.names():
         recipe = sm.recipes.get(name)
-        cells = [f"[`{name}`](#{name.replace('.', '')})", recipe.connection, str(recipe.streams), recipe.manifold]
+        cells = [f"[`{name}`](#{name.replace('.', '')})", recipe.connection, str(recipe.streams)]
+        cells.append(MIXES.get(recipe.connection, recipe.manifold))
         cells += [promised(recipe), recipe.logits, starts(recipe), recipe.collapse, f"{own_parameters(recipe):,}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -104,10 +122,13 @@ def details() -> str:
         post = f"{recipe.write_multiplier:g} {post}" if recipe.write_multiplier != 1 else post
         post += f" + {recipe.write_eps:g}" if recipe.write_eps else ""
         formula = [UPDATE[recipe.connection].replace(";  ", "\n    ")]
-        formula.append(f"pre = {pre},  post = {post},  H_res = {manifold}(l_res)")
+        maps = f"pre = {pre},  post = {post},  H_res = {manifold}(l_res)"
+        formula.append(MAPS.get(recipe.connection, maps))
         logits = LOGITS[recipe.logits].format(rank=recipe.rank)
         if recipe.connection == "generalised":
             logits = logits.replace(" W)", " W / sqrt(C / m))")
+        if recipe.connection == "multi-gate":
+            logits = "z_i = w . x_i / (rms(x_i) sqrt(C)), z' likewise"
         formula.append(logits.replace(";  ", "\n    "))
         block = "\n".join(f"    {line}" for part in formula for line in part.split("\n    "))
         parts.append(f"### {name}\n\n{recipe.source}.\n\n{block}\n\n{recipe.note}")

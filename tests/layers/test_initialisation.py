@@ -205,8 +205,7 @@ def mixed_llama(recipe: str):
         def __init__(self, config):
             super().__init__(config)
             self.model.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
-            first = self.model.layers[0].attention_site
-            self.collapse = type(first).ending(first.recipe, config.hidden_size, first.streams)
+            self.collapse = self.model.layers[-1].mlp_site.ending_here()
             self.post_init()
 
         def forward(self, input_ids):

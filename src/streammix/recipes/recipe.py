@@ -9,7 +9,17 @@ from .._checks import check_integer, check_name, check_number
 from .depth import Switch
 from .wirings import wiring_of
 
-Logits = Literal["static", "flattened", "per-stream", "per-stream-rms", "per-stream-rms-tanh", "cp", "low-rank"]
+Logits = Literal[
+    "static",
+    "flattened",
+    "per-stream",
+    "per-stream-rms",
+    "per-stream-rms-tanh",
+    "cp",
+    "low-rank",
+    "query",
+    "dense",
+]
 Activation = Literal["linear", "sigmoid", "twice-sigmoid"]
 
 
@@ -44,8 +54,11 @@ class Recipe:
         segments, m of which make a branch's width. "sparse": n streams of which a site updates a few. "single-pass":
         n streams, the read weights made at one site being used at the next. "gated": n streams that are read by gates
         for every channel and not mixed. "decoupled": as "hyper", with a read for each input of a branch.
-    connection_options: further arguments of "generalised" (segments: m), of "sparse" (active, fixed, temporal,
-        time_axis) and of "decoupled" (inputs, static_reads), explained by the connections in `streammix.layers`.
+        "multi-gate": n streams that are read by attention and moved towards a branch's output. "depth-attention" and
+        "dense": all outputs so far, or all states between blocks, read by attention or by weighted sums.
+    connection_options: further arguments of "generalised" (segments: m), "sparse" (active, fixed, temporal, time_axis),
+        "decoupled" (inputs, static_reads), "multi-gate" (gate, depth), "depth-attention" (block) and "dense" (block,
+        inputs, multiway), explained by the connections in `streammix.layers`.
     streams: how many streams, fractions or segments a Stack has if not told: the source's number.
     manifold, manifold_options: the feasible set of H_res, see `streammix.manifolds.get`. An option that changes along
         the depth is a Switch.
@@ -54,7 +67,8 @@ class Recipe:
         "frac" and "generalised" connections the same for each segment. "per-stream-rms": gate * (x / rms(x) W) + bias,
         with tanh around the product in "per-stream-rms-tanh" (the package hyper-connections). "cp": as flattened, phi
         a tensor of CP rank `rank` (TEMPER). "low-rank": for every channel, through a bottleneck of `rank` (Gated
-        Residual).
+        Residual). "query": a learned vector times each normalised stream or output. "dense": one hidden layer on the
+        last state (MUDDFormer).
     rank: of each of the three tensors, with logits "cp"; of the bottleneck, with "low-rank".
     read, write: activation of the read and write logits.
     read_eps: added to the read weights after the activation: pre = read(logits) + read_eps.
@@ -63,7 +77,7 @@ class Recipe:
         multiplies by 2 and adds its hc_eps. "twice-sigmoid" is "sigmoid" times 2.
     start: "identity": read weights sum to one, write weights are one and H_res is (nearly) the identity, so that a new
         model equals the plain residual one. "zero": all biases zero. "authors": as `authors` says, which is not the
-        plain residual network; for connections "hyper" and "single-pass".
+        plain residual network; for connections "hyper" and "single-pass". "multi-gate": the gates' published bias.
     authors: how the code of the recipe's authors starts, where it is another start than those two.
     rotate: with start "identity", how strongly site k starts by reading stream k mod n: "one-hot" (only it), "soft"
         (sigmoid(1) = 0.73 of the weight). Never uniformly: streams that start identical and symmetric stay so.
@@ -75,7 +89,8 @@ class Recipe:
     norm_eps: eps of the normalisation of the state, added to the mean square. None, with flattened and CP logits:
         torch's default for rms_norm, the computing dtype's eps.
     collapse: how streams end, see `streammix.Collapse`; "concatenate" for "frac"; "carried", by the read weights that
-        the last site made, for "single-pass"; "gated", by one more read, for "gated".
+        the last site made, for "single-pass"; "gated", "pooled", "attended" and "dense", by one more read, for "gated",
+        "multi-gate", "depth-attention" and "dense".
     """
 
     name: str

@@ -6,10 +6,13 @@ A wiring enters itself by its class; importing its file here is all else it need
 from .base import CLASSES, Connection, State, make
 from .branches import inputs_of
 from .decoupled import DecoupledConnection
+from .dense import DenseConnection
+from .depth import DepthConnection
 from .frac import FracConnection
 from .gated import GatedConnection
 from .generalised import GeneralisedConnection
 from .hyper import HyperConnection
+from .multi_gate import MultiGateConnection
 from .single_pass import SinglePassConnection
 from .sparse import SparseConnection
 
@@ -17,10 +20,13 @@ __all__ = [
     "CLASSES",
     "Connection",
     "DecoupledConnection",
+    "DenseConnection",
+    "DepthConnection",
     "FracConnection",
     "GatedConnection",
     "GeneralisedConnection",
     "HyperConnection",
+    "MultiGateConnection",
     "SinglePassConnection",
     "SparseConnection",
     "State",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ... import manifolds, recipes
 from ..._checks import check_floating, check_integer
 from ...manifolds import Manifold
+from ...manifolds.base import Guarantees
 from ...recipes import Recipe, Wiring
 from .branches import checked_branch, inputs_of
 
@@ -163,6 +164,12 @@ class Connection(nn.Module):
         return self.streams, self.dim
 
     @property
+    def guarantees(self) -> Guarantees:
+        """What holds for every H_res of this site, whatever the logits, to rounding."""
+        manifold: Any = self.manifold
+        return cast("Guarantees", manifold.guarantees)
+
+    @property
     def fuses(self) -> bool:
         """Whether this site's write may be one operator with the next site's read, see layers/fused.py."""
         return False
@@ -267,6 +274,17 @@ def manifold_of(manifold: str | Manifold | None, recipe: Recipe, streams: int) -
     if manifold.streams != streams:
         raise ValueError(f"manifold: got one for {manifold.streams} streams; accepted here: {streams} streams")
     return manifold
+
+
+def unmixed(manifold: str | Manifold | None, recipe: Recipe, streams: int) -> Manifold:
+    """The manifold of a wiring that does not mix: the identity, or ValueError for another."""
+    chosen = manifold_of(manifold, recipe, streams)
+    if chosen.num_logits:
+        raise ValueError(
+            f"manifold: got {type(chosen).__name__}; accepted: identity, because {recipe.connection} connections do not"
+            " mix"
+        )
+    return chosen
 
 
 def hint(shape: Sequence[int], rows: int, width: int) -> str:

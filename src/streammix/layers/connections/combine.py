@@ -1,4 +1,4 @@
-"""What connections on segments of a state, or on some of many streams, share: weighted sums of rows."""
+"""What connections off the fast path share: weighted sums of rows, diagonal matrices, a check of outputs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..._precision import full_precision
+from ...ops import sharding
 
 
 def combine(
@@ -17,6 +18,13 @@ def combine(
     wide = torch.promote_types(weights.dtype, dtype)
     with full_precision(weights):
         return (weights.to(wide) @ torch.cat([part.to(wide) for part in parts], -2)).to(dtype)
+
+
+def diagonal(weights: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n n"]:
+    """diag(weights)."""
+    if sharding.is_sharded(weights):  # DTensor's own diag_embed gathers the tokens first
+        return sharding.by_tokens(torch.diag_embed, weights)
+    return weights.diag_embed()
 
 
 def check_output(branch: Any, y: Tensor, batch: Sequence[int], dim: int) -> None:

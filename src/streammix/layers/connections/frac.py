@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ...ops import sharding
 from ...recipes import Recipe, Wiring
 from .base import State
+from .combine import diagonal
 from .generalised import GeneralisedConnection
 from .hyper import check_width
 
@@ -49,10 +49,7 @@ class FracConnection(
         return torch.ones(self.streams, 1)
 
     def spread(self, post: Float[Tensor, "*batch n 1"]) -> Float[Tensor, "*batch n n"]:
-        weights = post.squeeze(-1)
-        if sharding.is_sharded(weights):  # DTensor's own diag_embed gathers the tokens first
-            return sharding.by_tokens(torch.diag_embed, weights)
-        return weights.diag_embed()
+        return diagonal(post.squeeze(-1))
 
     def begin(self, x: Float[Tensor, "*batch C"]) -> State:
         check_width(x, self.dim)

@@ -9,7 +9,7 @@ from ...recipes import Recipe, Wiring
 from ..activations import read_weights, write_weights
 from ..generators import LowRank, Start
 from ..streams import expand
-from .base import Connection, Finish, State, manifold_of
+from .base import Connection, Finish, State, unmixed
 from .hyper import check_width
 
 
@@ -30,10 +30,7 @@ class GatedConnection(Connection, wiring=Wiring("gated", logits=("low-rank",), e
     unmapped = "the maps of gated connections, which read by gates for every channel, are not shown"
 
     def build(self, manifold: str | Manifold | None) -> None:
-        self.manifold = manifold_of(manifold, self.recipe, self.streams)
-        if self.manifold.num_logits:
-            given = type(self.manifold).__name__
-            raise ValueError(f"manifold: got {given}; accepted: identity, because gated connections do not mix")
+        self.manifold = unmixed(manifold, self.recipe, self.streams)
         self.logits = gates(self.recipe, self.dim, self.streams, writes=True)
 
     def begin(self, x: Float[Tensor, "*batch C"]) -> State:

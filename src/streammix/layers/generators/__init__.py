@@ -5,20 +5,24 @@ from collections.abc import Sequence
 from ...recipes import Recipe
 from .base import Generator, Start
 from .cp import CP
+from .dense import Dense
 from .flattened import Flattened
 from .low_rank import LowRank
 from .per_segment import PerSegment, PerStream
 from .per_stream_rms import PerStreamRMS
+from .query import Query
 from .static import Static
 
 __all__ = [
     "CP",
+    "Dense",
     "Flattened",
     "Generator",
     "LowRank",
     "PerSegment",
     "PerStream",
     "PerStreamRMS",
+    "Query",
     "Start",
     "Static",
     "make",
@@ -70,6 +74,8 @@ def make(
             return CP(width, rows, mixes, recipe.rank, recipe.norm_eps, frozen_gate=frozen, start=start)
         case "low-rank":
             return LowRank(width, rows, recipe.rank, recipe.norm_eps, start=start)
+        case "query" | "dense":
+            raise ValueError(f"logits: got {recipe.logits!r}, which the connections that take them make themselves")
 
 
 def check_square(recipe: Recipe, mixes: int, rows: int) -> None:
