@@ -130,6 +130,7 @@ LITE = Form(norm_eps=None)  # the code of mHC-lite, KromHC, TBP and sHC
 #: name -> streams, form, and H of the mixing logits (of the site too, where it has parameters of its own)
 RECIPES = {
     "mhc": (4, Form(), projected),
+    "motif-3": (4, Form(), projected),
     "mhc-sinkhorn": (4, Form(norm_eps=1e-20), mhc),
     "ihc": (4, Form(), lambda z: identity(4)),
     "deepseek-v4": (4, Form(read_eps=1e-6), lambda z: transpose(deepseek(z))),

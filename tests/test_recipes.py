@@ -29,6 +29,7 @@ def test_the_published_names_are_there():
         *("glm-5.3", "hy4", "gated-residual"),
         *("os-hc", "os-hc-columns", "cghc", "ito-hc", "cmhc"),
         *("dsr", "mgr", "attnres", "attnres-block", "muddformer"),
+        *("motif-3", "simple-hc", "uhc", "ehc", "multi-head-mhc"),
     } <= set(sm.recipes.names())
 
 
@@ -147,7 +148,10 @@ def test_unknown_name():
     ("fields", "message"),
     [
         ({"start": "identiy"}, r"start: got 'identiy'; accepted: identity, zero, authors; did you mean 'identity'\?"),
-        ({"mix_start": "x"}, r"mix_start: got 'x'; accepted: identity, zero"),
+        ({"mix_start": "x"}, r"mix_start: got 'x'; accepted: identity, zero, a number from 0 to 1"),
+        ({"mix_start": 1.5}, r"mix_start: got 1\.5; accepted: identity, zero, a number from 0 to 1"),
+        ({"mix_start": True}, r"mix_start: got True"),
+        ({"write_multiplier_end": 0.0}, r"write_multiplier_end: got 0\.0; accepted: finite numbers > 0 or None"),
         ({"rotate": "x"}, r"rotate: got 'x'; accepted: one-hot, soft"),
         ({"logits": "flatened"}, r"logits: got 'flatened'; hyper connections accept static, flattened.*did you mean"),
         ({"read": "sigmiod"}, r"read: got 'sigmiod'; accepted: linear, sigmoid, twice-sigmoid"),

@@ -35,6 +35,14 @@ UPDATE = {
     "out_i = sum_j H_res[i, j] x_j + sum_s post[i, s] y_s",
     "sparse": "y = branch(sum_j pre_j x_j);  V = y and its causal filters, orthogonal;  "
     "x_active = H_res x_active + p (post V), p = sigmoid(LayerNorm(vec x) W + b)",
+    "equilibrium": "y = branch(sum_j pre_j x_j);  out_i = sum_j H_res[i, j] (x_j - q_j y) + (post + q_i) y;  "
+    "q = U l_q, where U is an orthonormal basis of what sums to zero",
+    "multi-head": "u^g = sum_j pre^g_j x^g_j;  y = branch(u^0 | ... | u^h-1);  "
+    "out^g_i = sum_j H_res^g[i, j] x^g_j + post^g_i y^g",
+    "uncoupled": "u^g = sum_j pre^g_j x^g_j;  y = branch(u^0 | ... | u^h-1);  "
+    "out_i = sum_j H_res[i, j] x_j + post_i (y + B_i A_i y), A_i and B_i of rank {rank};  "
+    "l_pre^g = gate (vec(x^g) phi_g) / rms(vec x^g) + b_g",
+    "grouped": "out_i = x_i + post_i branch(sum_j pre_j x_j), pre and post made at the first of {group} sites",
     "gated": "out_i = x_i + post_i branch((1/n) sum_j pre_j * r_j), pre_j of every channel",
     "single-pass": "out_i = sum_j H_res[i, j] x_j + post_i branch(sum_j pre_j x_j), pre made one site before",
     "decoupled": "u_s = sum_j pre[s, j] x_j, s < k;  out_i = sum_j H_res[i, j] x_j + post_i branch(u_0, ..., u_k-1)",
@@ -120,10 +128,14 @@ def details() -> str:
         pre, post = ACTIVATION[recipe.read].format("l_pre"), ACTIVATION[recipe.write].format("l_post")
         pre += f" + {recipe.read_eps:g}" if recipe.read_eps else ""
         post = f"{recipe.write_multiplier:g} {post}" if recipe.write_multiplier != 1 else post
+        if recipe.write_multiplier_end is not None:
+            post += (
+                f" at the start of training, {recipe.write_multiplier_end:g} for {recipe.write_multiplier:g} at its end"
+            )
         post += f" + {recipe.write_eps:g}" if recipe.write_eps else ""
-        formula = [UPDATE[recipe.connection].replace(";  ", "\n    ")]
+        update = UPDATE[recipe.connection].format(rank=recipe.rank, **recipe.connection_options)
         maps = f"pre = {pre},  post = {post},  H_res = {manifold}(l_res)"
-        formula.append(MAPS.get(recipe.connection, maps))
+        formula = [update.replace(";  ", "\n    "), MAPS.get(recipe.connection, maps)]
         logits = LOGITS[recipe.logits].format(rank=recipe.rank)
         if recipe.connection == "generalised":
             logits = logits.replace(" W)", " W / sqrt(C / m))")

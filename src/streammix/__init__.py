@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import checkpoints, compat, diagnostics, manifolds, recipes
 from .functional import birkhoff, read, sinkhorn, transport, write
-from .layers import Collapse, HyperConnection, Stack, connect, expand
+from .layers import Collapse, HyperConnection, Stack, anneal_write_multiplier, connect, expand
 from .ops import backend, backends
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ __all__ = [
     "Collapse",
     "HyperConnection",
     "Stack",
+    "anneal_write_multiplier",
     "backend",
     "backends",
     "birkhoff",

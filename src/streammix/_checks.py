@@ -19,6 +19,11 @@ def is_integer(value: Any, least: int, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
+def is_fraction(value: Any) -> bool:
+    """Whether value is a number (and no bool) from 0 to 1."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
 def check_number(name: str, value: Any, accepted: str, *, zero: bool = True) -> None:
     """Raise ValueError unless value is a finite number of at least zero, or above zero without `zero`."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -75,8 +75,9 @@ def test_streams_differ_after_training(recipe: str, text: Path) -> None:
     states = model.states(some_tokens())
     streams = model.streams
     least = 1e-4 if recipe == "hy4" else 1e-3  # only its weights, 0.006 under gates of 0.01, tell streams apart
-    assert states.shape[:3] == (4, 24, streams)
-    assert states.shape[3] == (8 if recipe in ("frac", "ghc", "dghc") else 32)
+    width = 8 if recipe in ("frac", "ghc", "dghc", "uhc", "multi-head-mhc") else 32
+    heads = (4,) if recipe in ("uhc", "multi-head-mhc") else ()
+    assert states.shape == (4, 24, *heads, streams, width)
     for i in range(streams):
         for j in range(i):
             difference = (states[..., i, :] - states[..., j, :]).norm() / states[..., i, :].norm()

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 import streammix as sm
 from streammix.layers import fused
 
-RECIPES = ["mhc", "mhc-sinkhorn", "ihc", "deepseek-v4", "mhc-lite", "isohc", "hc", "hc-static"]
+RECIPES = ["mhc", "mhc-sinkhorn", "ihc", "deepseek-v4", "mhc-lite", "isohc", "hc", "hc-static", "motif-3", "ehc"]
 
 
 def stack(recipe="mhc", *, sites=5, dim=12, dtype=torch.float32, **options):
@@ -103,7 +103,7 @@ def test_a_watched_manifold_is_called(seed):
     assert expected.shape == (3, 12)
 
 
-@pytest.mark.parametrize("recipe", ["mhc", "deepseek-v4", "isohc"])
+@pytest.mark.parametrize("recipe", ["mhc", "deepseek-v4", "isohc", "ehc"])
 @pytest.mark.parametrize("every", [1, 2, 3, 5, 9, "auto"])
 @pytest.mark.parametrize("dim", [12, 4])  # dim 4: a mixing matrix has the shape of the streams
 def test_recompute_changes_nothing(recipe, every, dim, seed):

@@ -53,14 +53,14 @@ def same_start(model: nn.Module, fresh: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_module_with_parameters_resets_itself_after_to_empty(recipe, seed):
+def test_every_module_with_parameters_or_buffers_resets_itself_after_to_empty(recipe, seed):
     with torch.device("meta"):
         model = stack(recipe)
     assert all(p.is_meta for p in model.parameters())
     model.to_empty(device="cpu")
     spoil(model)
     for module in model.modules():
-        if next(module.parameters(recurse=False), None) is not None:
+        if [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
             module.reset_parameters()
     fresh = stack(recipe)
     same_start(model, fresh)
@@ -136,7 +136,7 @@ for recipe in sm.recipes.names():
         for p in model.parameters():
             p.fill_(float("nan"))
     for module in model.modules():
-        if next(module.parameters(recurse=False), None) is not None:
+        if [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
             module.reset_parameters()
     fresh = sm.Stack([nn.Identity()] * 4, 16, recipe=recipe)
     own = dict(fresh.named_parameters())

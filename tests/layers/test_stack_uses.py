@@ -11,7 +11,7 @@ import streammix as sm
 from streammix.layers import decoding
 
 RECIPES = sm.recipes.names()
-ONE_OF_EACH = ["mhc", "hc", "frac", "dghc", "xhc", "deepseek-v4.1"]
+ONE_OF_EACH = ["mhc", "hc", "frac", "dghc", "xhc", "deepseek-v4.1", "simple-hc", "uhc", "ehc", "multi-head-mhc"]
 DIM = 8
 
 
@@ -79,7 +79,9 @@ def test_a_site_returns_further_outputs_beside_the_state(recipe):
     assert stack.end(state).shape == (2, DIM)
 
 
-@pytest.mark.parametrize("recipe", ["mhc", "hc", "frac", "ghc", "deepseek-v4.1"])
+@pytest.mark.parametrize(
+    "recipe", ["mhc", "hc", "frac", "ghc", "deepseek-v4.1", "simple-hc", "uhc", "ehc", "multi-head-mhc"]
+)
 def test_channels_may_come_first(recipe, seed):
     """Equal to the same stack on channel-last states, its branches moved by hand."""
     convolutions = [nn.Conv2d(DIM, DIM, 3, padding=1) for _ in range(3)]
@@ -100,7 +102,9 @@ def test_channels_may_come_first(recipe, seed):
         torch.testing.assert_close(y / scale, plain, rtol=2e-2, atol=2e-2)
 
 
-@pytest.mark.parametrize("recipe", ["mhc", "mhc-lite", "frac", "ghc", "hc"])
+@pytest.mark.parametrize(
+    "recipe", ["mhc", "mhc-lite", "frac", "ghc", "hc", "simple-hc", "uhc", "ehc", "multi-head-mhc"]
+)
 def test_an_activation_follows_every_write(recipe, seed):
     branches = [nn.Linear(DIM, DIM) for _ in range(3)]
     stack = sm.Stack(branches, DIM, recipe=recipe, activation=nn.ReLU())
@@ -112,7 +116,7 @@ def test_an_activation_follows_every_write(recipe, seed):
     torch.testing.assert_close(stack(x) / scale, plain, rtol=2e-2, atol=2e-2)
     assert (stack.states(x) >= 0).all()
     u, finish = stack[0].connect(stack.begin(x))
-    assert (finish(stack[0].branch(u)) >= 0).all()
+    assert (stack[0].streams_of(finish(stack[0].branch(u))) >= 0).all()
 
 
 def test_an_activation_of_carried_streams_leaves_the_read_weights_alone(seed):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..layers import HyperConnection
+from ..layers import EquilibriumConnection, HyperConnection
 from ..layers.generators import Flattened
 from ..manifolds import Birkhoff, ImplicitSinkhorn, Manifold, Sinkhorn
 from .source import Source
@@ -64,6 +64,8 @@ class FlattenedSource(Source):
             self.refuse(site, f"whose mixing is {site.manifold}")
         elif site.recipe.read != "sigmoid" or site.recipe.write not in ("sigmoid", "twice-sigmoid"):
             self.refuse(site, "whose reads and writes are no sigmoids")
+        elif isinstance(site, EquilibriumConnection):
+            self.refuse(site, "whose write logits are not one for each stream")
         elif logits.frozen_gate is not None:
             self.refuse(site, "whose gate on the mixing is frozen")
 

@@ -154,12 +154,10 @@ def recorder(name: str, record: Trace, run: Callable[[], int], states: bool) -> 
         if in_backward():
             return finish
         with torch.no_grad():
-            pre, post, res = site.coefficients(state)
-        (read_with,) = carried or (pre,)
-        several = read_with.ndim > post.ndim
-        mean = read_with.mean(-2) if several else read_with
-        visit = Visit(name, run(), mean.detach(), post.detach(), res.detach())
-        visit.reads = read_with.detach() if several else None
+            pre, post, res = site.maps(state, *carried)
+        several = pre.ndim > post.ndim
+        visit = Visit(name, run(), (pre.mean(-2) if several else pre).detach(), post.detach(), res.detach())
+        visit.reads = pre.detach() if several else None
         record.visits.append(visit)
         return finish_and_keep(visit, finish) if states else finish
 

@@ -11,10 +11,17 @@ def read_weights(recipe: Recipe, logits: Tensor) -> Tensor:
     return weights + recipe.read_eps if recipe.read_eps else weights
 
 
-def write_weights(recipe: Recipe, logits: Tensor) -> Tensor:
-    """post = write_multiplier write(logits) + write_eps."""
-    weights = activate(recipe.write, logits)
-    weights = weights * recipe.write_multiplier if recipe.write_multiplier != 1 else weights
+def write_weights(recipe: Recipe, logits: Tensor, multiplier: Tensor | None = None) -> Tensor:
+    """post = write_multiplier write(logits) + write_eps; multiplier: in place of the recipe's."""
+    return scaled(recipe, activate(recipe.write, logits), multiplier)
+
+
+def scaled(recipe: Recipe, weights: Tensor, multiplier: Tensor | None) -> Tensor:
+    """write_multiplier weights + write_eps; multiplier: in place of the recipe's."""
+    if multiplier is not None:
+        weights = weights * multiplier
+    elif recipe.write_multiplier != 1:
+        weights = weights * recipe.write_multiplier
     return weights + recipe.write_eps if recipe.write_eps else weights
 
 

@@ -91,6 +91,11 @@ class SiteFormula:
                 f"recipe: got {recipe.name!r}, which changes along the depth; accepted: recipe.at(site, sites), the"
                 " recipe of one site"
             )
+        if recipe.write_multiplier_end is not None:
+            raise ValueError(
+                f"recipe: got {recipe.name!r}, whose write multiplier changes in training; accepted:"
+                " dataclasses.replace(recipe, write_multiplier=..., write_multiplier_end=None)"
+            )
         self.recipe, self.streams = recipe, streams
         self.manifold = manifolds.get(recipe.manifold, streams, **recipe.manifold_options)
         if [*self.manifold.parameters(), *self.manifold.buffers()]:

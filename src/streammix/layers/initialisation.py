@@ -23,8 +23,14 @@ def biases(recipe: Recipe, streams: int, site: int, identity_logits: Tensor) -> 
         return authors_biases(recipe.authors, streams, site, identity_logits)
     read = read_logits(recipe, read_weights(recipe, streams, site))
     write = write_logits(recipe, torch.ones(streams))
-    mix = identity_logits if recipe.mix_start == "identity" else torch.zeros_like(identity_logits)
-    return torch.cat([read, write, mix])
+    return torch.cat([read, write, mix_logits(recipe, identity_logits)])
+
+
+def mix_logits(recipe: Recipe, identity_logits: Tensor) -> Tensor:
+    """The mixing logits of a start that is neither zero nor the authors'."""
+    if recipe.mix_start == "identity":
+        return identity_logits
+    return identity_logits * (0.0 if recipe.mix_start == "zero" else recipe.mix_start)
 
 
 def authors_biases(start: AuthorsStart, streams: int, site: int, identity_logits: Tensor) -> Tensor:

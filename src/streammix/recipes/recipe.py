@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from .. import manifolds
-from .._checks import check_integer, check_name, check_number
+from .._checks import check_integer, check_name, check_number, is_fraction
 from .depth import Switch
 from .wirings import wiring_of
 
@@ -75,6 +75,8 @@ class Recipe:
     write_multiplier, write_eps: post = write_multiplier write(logits) + write_eps. Liger and TileKernels multiply a
         "sigmoid" by their post_mult (2.0) and post_mult_value (1.0; DeepSeek-V4 passes 2.0); Hy4 in transformers
         multiplies by 2 and adds its hc_eps. "twice-sigmoid" is "sigmoid" times 2.
+    write_multiplier_end: what write_multiplier is annealed to in training, see `streammix.anneal_write_multiplier`
+        (Motif 3); None: it is a constant.
     start: "identity": read weights sum to one, write weights are one and H_res is (nearly) the identity, so that a new
         model equals the plain residual one. "zero": all biases zero. "authors": as `authors` says, which is not the
         plain residual network; for connections "hyper" and "single-pass". "multi-gate": the gates' published bias.
@@ -82,7 +84,8 @@ class Recipe:
     rotate: with start "identity", how strongly site k starts by reading stream k mod n: "one-hot" (only it), "soft"
         (sigmoid(1) = 0.73 of the weight). Never uniformly: streams that start identical and symmetric stay so.
     mix_start: the logits of H_res with start "identity": the manifold's identity_logits, or "zero" as some papers have
-        it. Under any H_res whose rows sum to one equal streams stay so: a new model still equals the plain one.
+        it, or a number between 0 and 1 that the identity's are multiplied by. Under any H_res whose rows sum to one
+        equal streams stay so: a new model still equals the plain one.
     freeze_mix_gate: with flattened logits, the gate on those of H_res stays at `gate` instead of being learned.
     weight_std: standard deviation of the projection's initial weights.
     gate: initial value of the scalar gates on the dynamic part.
@@ -107,11 +110,12 @@ class Recipe:
     write: Activation = "twice-sigmoid"
     read_eps: float = 0.0
     write_multiplier: float = 1.0
+    write_multiplier_end: float | None = None
     write_eps: float = 0.0
     start: Literal["identity", "zero", "authors"] = "identity"
     authors: AuthorsStart | None = None
     rotate: Literal["one-hot", "soft"] = "soft"
-    mix_start: Literal["identity", "zero"] = "identity"
+    mix_start: Literal["identity", "zero"] | float = "identity"
     freeze_mix_gate: bool = False
     weight_std: float = 0.0
     gate: float = 0.01
@@ -170,7 +174,8 @@ def check_vocabulary(recipe: Recipe) -> None:
     check_name("write", recipe.write, get_args(Activation))
     check_name("start", recipe.start, ("identity", "zero", "authors"))
     check_name("rotate", recipe.rotate, ("one-hot", "soft"))
-    check_name("mix_start", recipe.mix_start, ("identity", "zero"))
+    if not is_fraction(recipe.mix_start):
+        check_name("mix_start", recipe.mix_start, ("identity", "zero", "a number from 0 to 1"))
     check_integer("streams", recipe.streams, 1)
     check_integer("rank", recipe.rank, 1)
     if not isinstance(recipe.freeze_mix_gate, bool):
@@ -180,5 +185,7 @@ def check_vocabulary(recipe: Recipe) -> None:
     check_number("read_eps", recipe.read_eps, "finite numbers >= 0")
     check_number("write_eps", recipe.write_eps, "finite numbers >= 0")
     check_number("write_multiplier", recipe.write_multiplier, "finite numbers > 0", zero=False)
+    if recipe.write_multiplier_end is not None:
+        check_number("write_multiplier_end", recipe.write_multiplier_end, "finite numbers > 0 or None", zero=False)
     check_number("weight_std", recipe.weight_std, "finite numbers >= 0")
     check_number("gate", abs(recipe.gate) if isinstance(recipe.gate, float | int) else recipe.gate, "finite numbers")

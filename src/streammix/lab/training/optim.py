@@ -1,9 +1,10 @@
-"""AdamW, what it decays, and the learning rate's course."""
+"""AdamW, what it decays, and the courses of the learning rate and of write multipliers."""
 
 import math
 
 import torch
 
+import streammix as sm
 from streammix.lab.config import Config
 from streammix.lab.model import GPT
 
@@ -26,3 +27,9 @@ def learning_rate(config: Config, step: int) -> float:
         return config.lr * step / config.warmup
     progress = (step - config.warmup) / max(1, config.steps - config.warmup)
     return config.lr * (0.55 + 0.45 * math.cos(math.pi * progress))
+
+
+def anneal(model: GPT, config: Config, step: int) -> None:
+    """Set the write multipliers of step 1, 2, ..., steps, a straight line from start to end; most recipes have none."""
+    if isinstance(model.stack, sm.Stack) and model.stack.recipe.write_multiplier_end is not None:
+        sm.anneal_write_multiplier(model, (step - 1) / max(1, config.steps - 1))

@@ -121,6 +121,7 @@ def train_step(
     model: GPT, optimizer: torch.optim.Optimizer, corpus: text.Corpus, config: Config, step: int, device: torch.device
 ) -> tuple[float, float]:
     """One optimizer step on batch number `step`; returns the loss before it and the norm of its gradient, unclipped."""
+    optim.anneal(model, config, step)
     inputs, targets = (part.to(device) for part in text.train_batch(corpus, config, step))
     with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
         loss = model.loss(inputs, targets)

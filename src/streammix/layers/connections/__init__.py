@@ -8,13 +8,17 @@ from .branches import inputs_of
 from .decoupled import DecoupledConnection
 from .dense import DenseConnection
 from .depth import DepthConnection
+from .equilibrium import EquilibriumConnection
 from .frac import FracConnection
 from .gated import GatedConnection
 from .generalised import GeneralisedConnection
+from .grouped import GroupedConnection
 from .hyper import HyperConnection
 from .multi_gate import MultiGateConnection
+from .multi_head import MultiHeadConnection
 from .single_pass import SinglePassConnection
 from .sparse import SparseConnection
+from .uncoupled import UncoupledConnection
 
 __all__ = [
     "CLASSES",
@@ -22,14 +26,18 @@ __all__ = [
     "DecoupledConnection",
     "DenseConnection",
     "DepthConnection",
+    "EquilibriumConnection",
     "FracConnection",
     "GatedConnection",
     "GeneralisedConnection",
+    "GroupedConnection",
     "HyperConnection",
     "MultiGateConnection",
+    "MultiHeadConnection",
     "SinglePassConnection",
     "SparseConnection",
     "State",
+    "UncoupledConnection",
     "inputs_of",
     "make",
 ]

@@ -12,6 +12,8 @@ from ..._checks import check_floating, check_integer
 from ...manifolds import Manifold
 from ...manifolds.base import Guarantees
 from ...recipes import Recipe, Wiring
+from ..activations import write_weights
+from ..annealing import WriteMultiplier
 from .branches import checked_branch, inputs_of
 
 #: What passes from site to site: streams, fractions or segments (..., rows, width), and what a wiring adds to them; or
@@ -56,6 +58,8 @@ class Connection(nn.Module):
         recipe: the Recipe, as it is at this site.
         manifold: the set H_res lies in.
         observers: called at every use of the site, see `streammix.diagnostics.trace`.
+        write_multiplier: what post is multiplied by, a number. It can be set where the recipe has a
+            write_multiplier_end, see `streammix.anneal_write_multiplier`.
 
     Raises:
         TypeError: branch or activation is not callable.
@@ -111,6 +115,7 @@ class Connection(nn.Module):
             raise TypeError(f"activation: got {type(activation).__name__}; accepted: a module, a function or None")
         self.activation = activation
         self.observers: list[Observer] = []
+        self.annealed = None if self.recipe.write_multiplier_end is None else WriteMultiplier(self.recipe)
         self.build(manifold)
 
     @classmethod
@@ -183,6 +188,32 @@ class Connection(nn.Module):
         u, finish = self.connect(*x) if isinstance(x, tuple) else self.connect(x)
         y, further = self.run_branch(u, args, kwargs)
         return (finish(y), *further) if further else finish(y)
+
+    def maps(self, x: Tensor, *carried: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the site reads with, writes with and mixes by in this state, as `coefficients` has them."""
+        return self.coefficients(x)
+
+    @property
+    def write_multiplier(self) -> float:
+        return self.recipe.write_multiplier if self.annealed is None else self.annealed.multiplier.item()
+
+    @write_multiplier.setter
+    def write_multiplier(self, value: float) -> None:
+        if self.annealed is None:
+            raise ValueError(
+                f"write_multiplier: recipe {self.recipe.name!r} has a constant one; accepted: recipes with a"
+                " write_multiplier_end, such as motif-3"
+            )
+        self.annealed.set(value)
+
+    @property
+    def multiplier(self) -> Tensor | None:
+        """The write multiplier of a site where it is not the recipe's constant."""
+        return None if self.annealed is None else self.annealed.multiplier
+
+    def write_weights(self, logits: Tensor) -> Tensor:
+        """post, of its logits."""
+        return write_weights(self.recipe, logits, self.multiplier)
 
     def connect(self, x: Tensor, *carried: Tensor) -> tuple[Any, Finish]:
         """The branch's input u, and a function from the branch's output y to the new state.

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from ... import functional
 from ...manifolds import Manifold
 from ...recipes import Recipe, Wiring
-from ..activations import read_weights, write_weights
+from ..activations import read_weights
 from ..generators import LowRank, Start
 from ..streams import expand
 from .base import Connection, Finish, State, unmixed
@@ -41,12 +41,12 @@ class GatedConnection(Connection, wiring=Wiring("gated", logits=("low-rank",), e
         """G / n (..., n, C), which the normalised streams are read by, post (..., n) and the identity (..., n, n)."""
         self.check(x)
         _, read, write = self.logits(x)
-        return read_weights(self.recipe, read) / self.streams, write_weights(self.recipe, write), self.identity(write)
+        return read_weights(self.recipe, read) / self.streams, self.write_weights(write), self.identity(write)
 
     def join(self, x: Tensor, *carried: Tensor) -> tuple[Float[Tensor, "*batch C"], Finish]:
         self.check(x)
         r, read, write = self.logits(x)
-        post = write_weights(self.recipe, write)
+        post = self.write_weights(write)
         u = (read_weights(self.recipe, read) * r).mean(-2).to(x.dtype)
         return u, lambda y: functional.write(x, y, post, self.identity(post))
 

@@ -8,7 +8,7 @@ from ..._checks import is_integer
 from ...manifolds import Manifold
 from ...recipes import Recipe, Wiring
 from .. import generators, initialisation
-from ..activations import read_weights, write_weights
+from ..activations import read_weights
 from ..generators import Start
 from .base import Connection, State, manifold_of
 from .combine import check_output, combine
@@ -73,8 +73,7 @@ class GeneralisedConnection(
             else:
                 read = initialisation.read_logits(self.recipe, self.first_read())
                 write = initialisation.write_logits(self.recipe, self.first_write())
-                mix = mix if self.recipe.mix_start == "identity" else torch.zeros_like(mix)
-                bias = torch.cat([read.flatten(), write.flatten(), mix])
+                bias = torch.cat([read.flatten(), write.flatten(), initialisation.mix_logits(self.recipe, mix)])
         return Start.at(bias, self.recipe.weight_std, self.recipe.gate)
 
     def first_read(self) -> Float[Tensor, "n m"]:
@@ -112,7 +111,7 @@ class GeneralisedConnection(
         pre, post, res = self.logits(x)
         return (
             read_weights(self.recipe, pre).unflatten(-1, (self.streams, self.segments)),
-            write_weights(self.recipe, post).unflatten(-1, (self.streams, self.writes)),
+            self.write_weights(post).unflatten(-1, (self.streams, self.writes)),
             self.manifold(res),
         )
 

@@ -13,8 +13,8 @@ from ...manifolds import Manifold
 from ...ops import ACTIVATION_CODES, Operators, mixes, operators_for
 from ...recipes import Recipe, Wiring
 from .. import generators, initialisation
-from ..activations import read_weights, write_weights
-from ..generators import Flattened
+from ..activations import read_weights, scaled
+from ..generators import Flattened, Start
 from ..streams import Collapse, expand
 from .base import Connection, Finish, State, manifold_of
 
@@ -62,12 +62,18 @@ class HyperConnection(
     def build(self, manifold: str | Manifold | None) -> None:
         n, r = self.streams, self.recipe
         self.manifold = manifold_of(manifold, r, n)
-        with torch.device("cpu"):
-            start = initialisation.start(r, n, self.site, self.manifold.identity_logits(), n * self.dim)
         transposed = bool(getattr(self.manifold, "transposed", False))
-        self.logits = generators.make(r, self.dim, n, (n, n, self.manifold.num_logits), start, transposed=transposed)
+        sizes = (n, n, self.manifold.num_logits)
+        self.logits = generators.make(r, self.dim, n, sizes, self.start(), transposed=transposed)
         activations = ACTIVATION_CODES[r.read], ACTIVATION_CODES[r.write]
-        self.weights_settings = (*activations, r.read_eps, r.write_multiplier, r.write_eps)
+        scale = (r.write_multiplier, r.write_eps) if self.annealed is None else (1.0, 0.0)
+        self.weights_settings = (*activations, r.read_eps, *scale)
+
+    def start(self) -> Start:
+        """Where the generator starts."""
+        n = self.streams
+        with torch.device("cpu"):
+            return initialisation.start(self.recipe, n, self.site, self.manifold.identity_logits(), n * self.dim)
 
     def begin(self, x: Float[Tensor, "*batch C"]) -> State:
         check_width(x, self.dim)
@@ -79,7 +85,7 @@ class HyperConnection(
         """pre (..., n), post (..., n) and H_res (..., n, n) for these streams, in float32 at least."""
         self.check(x)
         pre, post, res = self.logits(x)
-        return read_weights(self.recipe, pre), write_weights(self.recipe, post), self.manifold(res)
+        return read_weights(self.recipe, pre), self.write_weights(post), self.manifold(res)
 
     def read(self, x: Float[Tensor, "*batch n C"], pre: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch C"]:
         return functional.read(x, pre)
@@ -113,9 +119,10 @@ class HyperConnection(
         operators = operators_for(x, self.streams)
         if rule := self._mixing_rule(x):
             u, post, res, *_ = operators.mixed_site_read(x, *arguments, *rule)
-            return Opened(x, u, post, res)
-        u, post, mix, *_ = operators.site_read(x, *arguments)
-        return Opened(x, u, post, self._mixing(mix, operators))
+        else:
+            u, post, mix, *_ = operators.site_read(x, *arguments)
+            res = self._mixing(mix, operators)
+        return Opened(x, u, self.posts(post, res), res)
 
     def open_after(self, before: Opened, y: Tensor, hooks: AbstractContextManager[Any] | None = None) -> Opened:
         """`open` of the streams that the branch output y leaves at the site before: the same numbers in one pass.
@@ -130,7 +137,8 @@ class HyperConnection(
             return self.open(self.write(x, y, post, res))
         operators = operators_for(x, self.streams)
         if not torch.is_grad_enabled() and (manifold := self._projection()):
-            return Opened(*operators.next_site(x, y, post, res, *arguments, manifold.tol))
+            x, u, post, res = operators.next_site(x, y, post, res, *arguments, manifold.tol)
+            return Opened(x, u, self.posts(post, res), res)
         rule = self._mixing_rule(x)
         operator = operators.write_mixed_site_read if rule else operators.write_site_read
         if rule:
@@ -140,7 +148,12 @@ class HyperConnection(
         else:
             with hooks:
                 x, u, post, mix, *_ = operator(x, y, post, res, *arguments)
-        return Opened(x, u, post, mix if rule else self._mixing(mix, operators))
+        res = mix if rule else self._mixing(mix, operators)
+        return Opened(x, u, self.posts(post, res), res)
+
+    def posts(self, made: Float[Tensor, "*batch n"], res: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n"]:
+        """post, of what the operators on whole sites made of the write logits by `weights_settings`."""
+        return made if self.annealed is None else scaled(self.recipe, made, self.multiplier)
 
     @property
     def fuses(self) -> bool:

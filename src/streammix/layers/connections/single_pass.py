@@ -56,6 +56,10 @@ class SinglePassConnection(
         following, post, res = self.coefficients(x)
         return self.read(x, pre), lambda y: (self.write(x, y, post, res), following)
 
+    def maps(self, x: Tensor, *carried: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        _, post, res = self.coefficients(x)
+        return carried[0], post, res
+
     def open_carried(self, state: Streams) -> Carrying:
         """The site up to its branch."""
         x, pre = state
@@ -72,7 +76,7 @@ class SinglePassConnection(
             return self.open_carried((self.write(x, y, post, res), pre))
         made = operators_for(x, self.streams).write_carried_site(x, y, post, res, pre, *arguments, *rule)
         state, u, following, post, res, *_ = made
-        return Carrying(Opened(state, u, post, res), following)
+        return Carrying(Opened(state, u, self.posts(post, res), res), following)
 
     @property
     def fuses(self) -> bool:

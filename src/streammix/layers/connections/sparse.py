@@ -10,7 +10,7 @@ from ..._precision import full_precision
 from ...manifolds import Manifold
 from ...recipes import Recipe, Wiring
 from .. import initialisation
-from ..activations import read_weights, write_weights
+from ..activations import read_weights
 from ..generators import Flattened, Generator, Start, Static, layer_norm_eps
 from ..streams import Collapse, expand
 from .base import Connection, Finish, State, manifold_of
@@ -105,11 +105,11 @@ class SparseConnection(
         recipe, k = self.recipe, self.active
         with torch.device("cpu"):
             reads, writes = torch.zeros(self.streams), torch.zeros(k, self.basis.size)
-            mix = self.manifold.identity_logits()
+            mix = initialisation.mix_logits(recipe, self.manifold.identity_logits())
             if recipe.start == "identity":
                 reads = initialisation.read_logits(recipe, torch.full((self.streams,), 1 / k))
                 writes = initialisation.write_logits(recipe, self.first_write())
-            if recipe.start == "zero" or recipe.mix_start == "zero":
+            if recipe.start == "zero":
                 mix = torch.zeros_like(mix)
         biases = reads, torch.cat([writes.flatten(), mix])
         first, second = (Start.at(bias, recipe.weight_std, recipe.gate) for bias in biases)
@@ -171,7 +171,7 @@ class SparseConnection(
         """post and H_res for these active streams, in float32 at least."""
         post, res = self.logits(active)
         with full_precision(active):
-            post = write_weights(self.recipe, post).unflatten(-1, (self.active, self.basis.size))
+            post = self.write_weights(post).unflatten(-1, (self.active, self.basis.size))
             H = self.manifold(res)
             if self.manifold.guarantees.nonnegative and not self.manifold.guarantees.rows:
                 H = H / H.sum(-1, keepdim=True).clamp(min=1)

@@ -8,6 +8,7 @@ from .cp import CP
 from .dense import Dense
 from .flattened import Flattened
 from .low_rank import LowRank
+from .per_group import PerGroup
 from .per_segment import PerSegment, PerStream
 from .per_stream_rms import PerStreamRMS
 from .query import Query
@@ -19,6 +20,7 @@ __all__ = [
     "Flattened",
     "Generator",
     "LowRank",
+    "PerGroup",
     "PerSegment",
     "PerStream",
     "PerStreamRMS",
