@@ -15,7 +15,7 @@ FLOORS = (
     ("manifolds",),
     ("recipes",),
     ("layers",),
-    ("diagnostics",),
+    ("diagnostics", "distributed"),
     ("checkpoints", "compat", "hf"),
     ("lab",),
     ("bench",),
@@ -94,6 +94,7 @@ def test_the_core_imports_torch_alone():
         "recipes",
         "layers",
         "diagnostics",
+        "distributed",
         "checkpoints",
         "compat",
     }

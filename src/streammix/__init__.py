@@ -10,7 +10,7 @@ from .layers import Collapse, HyperConnection, Stack, anneal_write_multiplier, c
 from .ops import backend, backends
 
 if TYPE_CHECKING:
-    from . import hf
+    from . import distributed, hf
 
 __version__ = version("streammix")
 
@@ -26,6 +26,7 @@ __all__ = [
     "compat",
     "connect",
     "diagnostics",
+    "distributed",
     "expand",
     "hf",
     "manifolds",
@@ -36,8 +37,8 @@ __all__ = [
     "write",
 ]
 
-#: Parts that need other packages, loaded when they are first asked for.
-_LATE = ("hf",)
+#: Parts that need other packages or the slow ones of torch, loaded when they are first asked for.
+_LATE = ("distributed", "hf")
 
 
 def __getattr__(name: str) -> Any:
