@@ -6,9 +6,10 @@ import io
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -16,6 +17,7 @@ from streammix.bench.commands import benchmarks
 from streammix.lab.config import Config, read_config
 from streammix.lab.errors import LabError
 from streammix.lab.options import takes_config
+from streammix.lab.scale import launched, options, rank_of_launch
 
 app = typer.Typer(
     help="Hyper-connections for PyTorch: train, compare, inspect and measure them.",
@@ -38,11 +40,17 @@ def train(
         bool,
         typer.Option("--resume", help="Continue the run in --out, with its settings; if none is there, start it."),
     ] = False,
+    parallel: options.Parallel = None,
+    accumulate: options.Accumulate = None,
+    checkpoint_activations: options.CheckpointActivations = False,
+    recompute: options.Recompute = None,
+    timeout: options.Timeout = None,
 ) -> None:
     """Train one small byte-level language model.
 
     Writes config.json, metrics.jsonl, tensorboard/, checkpoints/ and summary.json to --out. A run that was stopped,
-    by Ctrl-C or a crash, goes on with --resume as if it had not been.
+    by Ctrl-C or a crash, goes on with --resume as if it had not been. On several processes:
+    torchrun --nproc-per-node 2 -m streammix train --parallel fsdp.
     """
     from streammix.lab.training.train import train as run
 
@@ -51,8 +59,16 @@ def train(
         config = dataclasses.replace(read_config(saved), **given)
     else:
         config = Config(**settings)
+    scale = options.chosen(
+        checkpoint_activations, parallel=parallel, accumulate=accumulate, recompute=recompute, timeout=timeout
+    )
     with stoppable(f"the same command with --resume continues {out}"):
-        summary = run(config, out, resume=resume)
+        if scale is None:
+            summary = run(config, out, resume=resume)
+        else:
+            from streammix.lab.scale.train import train as run_together
+
+            summary = run_together(config, out, scale, resume=resume)
     tell(
         f"{summary['recipe']}: validation loss {summary['val_loss']:.4f} nats a byte after {config.steps} steps,"
         f" {summary['parameters']:,} parameters, {summary['tokens_per_s']:,.0f} tokens/s; in {out}"
@@ -176,7 +192,8 @@ def stoppable(hint: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        typer.echo(f"{str(stop) or 'stopped'}; {hint}", err=True)
+        if not rank_of_launch():
+            typer.echo(f"{str(stop) or 'stopped'}; {hint}", err=True)
         raise typer.Exit(130) from None
 
 
@@ -189,9 +206,27 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal of ASCII shows a question mark for what it lacks
+    if launched():
+        leave_together()
     code = run()
     forget_closed_output()
     sys.exit(code)
+
+
+def leave_together() -> NoReturn:
+    """As one of several processes: end at once, whatever threads are waiting for processes that are gone.
+
+    gloo's threads, besides, abort a process now and then that takes its libraries down.
+    """
+    code = 1
+    try:
+        code = run()
+        forget_closed_output()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def forget_closed_output() -> None:
@@ -204,6 +239,8 @@ def forget_closed_output() -> None:
 
 def tell(message: str) -> None:
     """Print a result; whoever has stopped reading (`| head -1`) has lost nothing else."""
+    if rank_of_launch():
+        return  # the first process says it
     try:
         typer.echo(message)
     except OSError:
@@ -231,7 +268,8 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def fail(message: str) -> int:
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    if not rank_of_launch():
+        typer.echo(f"error: {' '.join(message.split())}", err=True)
     return 2
 
 

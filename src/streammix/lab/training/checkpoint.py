@@ -22,6 +22,7 @@ from streammix.lab.config import Config, from_dict
 from streammix.lab.errors import LabError
 from streammix.lab.files import discard_folder, new_folder, read_json, write_durably, write_json
 from streammix.lab.model import GPT
+from streammix.lab.training import sharded
 
 FORMAT = 2  # 1 had no digest of state.json
 KEPT = 2
@@ -87,15 +88,18 @@ def read(path: Path) -> Checkpoint:
     """
     state = read_json(path / STATE)
     try:
-        if state["format"] != FORMAT:
+        if state["format"] not in (FORMAT, sharded.FORMAT):
             raise LabError(f"{path}: checkpoint format is {state['format']}; this version reads format {FORMAT}")
         if path.name.startswith("step-") and path.name != f"step-{state['step']:06d}":
             raise LabError(f"{path}: corrupt checkpoint (it is of step {state['step']})")
         config = from_dict(state["config"], path / STATE)
-        contents = {name: read_verified(path / name, state["files"][name]) for name in (WEIGHTS, OPTIMIZER)}
         if state["sha256"] != digest(state):
             raise LabError(f"{path / STATE}: corrupt checkpoint (its content differs from what was written)")
-        return Checkpoint(path, state["step"], config, state["counters"], contents[WEIGHTS], contents[OPTIMIZER])
+        if state["format"] == sharded.FORMAT:
+            weights, optimizer = sharded.read(path, state["files"], state["step"])
+        else:
+            weights, optimizer = (read_verified(path / name, state["files"][name]) for name in (WEIGHTS, OPTIMIZER))
+        return Checkpoint(path, state["step"], config, state["counters"], weights, optimizer)
     except (KeyError, TypeError, ValueError) as error:
         raise LabError(f"{path / STATE}: corrupt checkpoint ({error} is missing or of the wrong kind)") from None
 
