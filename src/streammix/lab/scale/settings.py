@@ -66,11 +66,9 @@ class Scale:
         shares = world if self.parallel in ("ddp", "fsdp") else 1
         parts = self.parts(config, world)
         if config.batch % (shares * parts):
-            said = f"{shares} processes share it" if shares > 1 else "one process has all of it"
-            raise LabError(
-                f"--batch is {config.batch}, {said}, each in {parts} parts (--accumulate); accepted: multiples of"
-                f" {shares * parts}"
-            )
+            said = f", and {shares} processes share it" if shares > 1 else ""
+            cut = f", each in {parts} parts (--accumulate)" if parts > 1 else ""
+            raise LabError(f"--batch is {config.batch}{said}{cut}; accepted: multiples of {shares * parts}")
         if self.parallel == "tp":
             for name, number in (("heads", config.heads), ("context", config.context)):
                 if number % world:
