@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .._checks import widened_square
+from .spectra import singular_values
 
 Mixes = Sequence[Float[Tensor, "*tokens n n"]]
 
@@ -49,19 +50,12 @@ def complement_gain(product: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*bat
     no differences, its gain is |P - 1|.
     """
     product = widened_square("product", product)
-    return spectrum(product - 1 / product.shape[-1])[..., 0]
+    return singular_values(product - 1 / product.shape[-1])[..., 0]
 
 
 def sigma_min(product: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
     """The least singular value: how much is left of the state that the product shrinks most."""
-    return spectrum(widened_square("product", product))[..., -1]
-
-
-def spectrum(matrices: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n"]:
-    """Singular values, largest first; NaN for a matrix that is not finite (LAPACK would refuse the batch)."""
-    finite = matrices.isfinite().flatten(-2).all(-1)
-    values = torch.linalg.svdvals(torch.where(finite[..., None, None], matrices, 0))
-    return torch.where(finite[..., None], values, torch.nan)
+    return singular_values(product)[..., -1]
 
 
 def products(mixes: Mixes, *, backward: bool = False) -> Iterator[Float[Tensor, "*tokens n n"]]:

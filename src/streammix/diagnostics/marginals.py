@@ -35,6 +35,29 @@ def column_deviation(res: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"
     return deviations(res)[1].abs().amax(-1)
 
 
+def row_sums(res: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n"]:
+    """Σ_j T[i, j] of each row i, in float64: how much stream i receives in all."""
+    return widened_square("res", res).double().sum(-1)
+
+
+def column_sums(res: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n"]:
+    """Σ_i T[i, j] of each column j, in float64: how much of stream j is passed on in all.
+
+    What arXiv 2601.05732 and 2601.21579 show as boxes over tokens and sites, of single matrices and of products.
+    """
+    return widened_square("res", res).double().sum(-2)
+
+
+def row_mae(res: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
+    """Mean over rows of |row sum - 1|, in float64."""
+    return deviations(res)[0].abs().mean(-1)
+
+
+def column_mae(res: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
+    """Mean over columns of |column sum - 1|, in float64 (arXiv 2601.21579)."""
+    return deviations(res)[1].abs().mean(-1)
+
+
 def min_entry(res: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
     """min_ij T[i, j], in float64; below zero outside the Birkhoff polytope."""
     return widened_square("res", res).double().flatten(-2).amin(-1)

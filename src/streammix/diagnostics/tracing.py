@@ -1,8 +1,7 @@
 """Watching what a model's hyper-connections do while it runs, from outside and without changing it."""
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..layers import Connection
-from ..layers.connections.base import Finish, Observer
+from ..layers import HyperConnection
+from ..layers.connections.base import Finish
+from .watching import Use, after, connections, watch
 
 
 @dataclass
@@ -29,6 +29,8 @@ class Visit:
     """The state after the site, where the trace keeps states."""
     reads: Float[Tensor, "*batch k n"] | None = None
     """The weights of each input, where the branch has several of its own; `pre` is their mean then."""
+    logits: Float[Tensor, "*batch n n"] | None = None
+    """Those of H_res, where the trace keeps logits and they are n x n."""
 
 
 @dataclass
@@ -41,6 +43,7 @@ class Site:
     res: Float[Tensor, "tokens n n"]
     state: Float[Tensor, "tokens n C"] | None = None
     reads: Float[Tensor, "tokens k n"] | None = None
+    logits: Float[Tensor, "tokens n n"] | None = None
 
 
 @dataclass
@@ -77,6 +80,7 @@ def merge(visits: Sequence[Visit]) -> Site:
     """The visits of one site in several runs as one."""
     states = [visit.state for visit in visits if visit.state is not None]
     reads = [visit.reads for visit in visits if visit.reads is not None]
+    logits = [visit.logits for visit in visits if visit.logits is not None]
     return Site(
         name=visits[0].name,
         pre=tokens([visit.pre for visit in visits], 1),
@@ -84,6 +88,7 @@ def merge(visits: Sequence[Visit]) -> Site:
         res=tokens([visit.res for visit in visits], 2),
         state=tokens(states, 2) if states else None,
         reads=tokens(reads, 2) if reads else None,
+        logits=tokens(logits, 2) if logits else None,
     )
 
 
@@ -93,11 +98,13 @@ def tokens(parts: Sequence[Tensor], ndim: int) -> Tensor:
 
 
 @contextmanager
-def trace(model: nn.Module, *, states: bool = False) -> Iterator[Trace]:
-    """Record the coefficients of every connection in `model` while the block runs.
+def trace(model: nn.Module, *, states: bool = False, logits: bool = False) -> Iterator[Trace]:
+    """Record the coefficients of every site in `model` while the block runs.
 
-    With single-pass wiring, what is recorded as `pre` is what a site reads with. Connections of fractions, segments and
-    sparse updates are passed over, because they have no n weights to read with, or no H_res of all streams.
+    Sites are connections, and what `streammix.connect` and `streammix.hf.accelerate` compute with the model's
+    parameters. With single-pass wiring, what is recorded as `pre` is what a site reads with. Connections of fractions,
+    segments, gates and sparse updates are passed over, because they have no n weights to read with, or no H_res of all
+    streams.
 
         with sm.diagnostics.trace(model) as trace:
             model(tokens)
@@ -109,71 +116,59 @@ def trace(model: nn.Module, *, states: bool = False) -> Iterator[Trace]:
     an exception, the model is as it was.
 
     Args:
-        model: any module that holds connections, or one of them.
+        model: any module that holds sites, or one of them.
         states: keep the state after each site too, (..., n, C) a call, which takes much more memory.
+        logits: keep the logits of H_res too, where they are n x n, which takes a third computation of them.
 
     Raises:
         TypeError: `model` is not a module.
-        ValueError: it holds no connection that can be recorded; the message says why of those that it holds.
+        ValueError: it holds no connection that can be recorded; the message says why of those that it holds. On leaving
+            the block: it has no connections, and passed no other site either.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: got {type(model).__name__}; accepted: a torch.nn.Module")
-    sites = {name: module for name, module in model.named_modules() if isinstance(module, Connection)}
-    mapped = {name: site for name, site in sites.items() if not site.unmapped}
-    if not mapped:
-        why = "; ".join(sorted({site.unmapped for site in sites.values()}))
-        raise ValueError(
-            f"model: got a {type(model).__name__} {f'of which {why}' if why else 'without any connection'}; accepted:"
-            " one with HyperConnections"
-        )
-
+    sites = connections(model) if isinstance(model, nn.Module) else {}
+    if sites and all(site.unmapped for site in sites.values()):
+        raise none_recorded(model, "; ".join(sorted({site.unmapped for site in sites.values()})))
     record = Trace()
-    run = -1
 
-    def begin_run(*_: Any) -> None:
-        nonlocal run
-        if not in_backward():
-            run += 1
-
-    with ExitStack() as undo:
-        # Without this module nothing can have been compiled, and importing it takes seconds.
-        if "torch._dynamo" in sys.modules:
-            undo.enter_context(torch.compiler.set_stance("force_eager"))
-        undo.callback(model.register_forward_pre_hook(begin_run, prepend=True).remove)
-        for name, site in mapped.items():
-            observer = recorder(name, record, lambda: run, states)
-            site.observers.append(observer)
-            undo.callback(site.observers.remove, observer)
-        yield record
-
-
-def recorder(name: str, record: Trace, run: Callable[[], int], states: bool) -> Observer:
-    """Notes every use of one site in `record`."""
-
-    def observe(site: Connection, state: Tensor, carried: tuple[Tensor, ...], finish: Finish) -> Finish:
-        if in_backward():
+    def note(use: Use, finish: Finish) -> Finish:
+        if use.site is not None and use.site.unmapped:
             return finish
-        with torch.no_grad():
-            pre, post, res = site.maps(state, *carried)
+        pre, post, res = use.coefficients()
         several = pre.ndim > post.ndim
-        visit = Visit(name, run(), (pre.mean(-2) if several else pre).detach(), post.detach(), res.detach())
-        visit.reads = pre.detach() if several else None
+        visit = Visit(use.name, use.run, pre.mean(-2) if several else pre, post, res)
+        visit.reads = pre if several else None
+        visit.logits = mix_logits(use) if logits else None
         record.visits.append(visit)
         return finish_and_keep(visit, finish) if states else finish
 
-    return observe
+    with watch(model, note):
+        yield record
+    if not sites and not record.visits:
+        raise none_recorded(model, "")
+
+
+def none_recorded(model: nn.Module, why: str) -> ValueError:
+    return ValueError(
+        f"model: got a {type(model).__name__} {f'of which {why}' if why else 'without any connection'}; accepted:"
+        " one with HyperConnections, or with sites of streammix.connect"
+    )
+
+
+@torch.no_grad()
+def mix_logits(use: Use) -> Tensor | None:
+    """The logits of H_res as n x n matrices; None where they are no such matrices."""
+    site = use.site
+    if not isinstance(site, HyperConnection):
+        return None
+    mix: Tensor = site.logits(use.state)[2]
+    n = site.streams
+    return mix.unflatten(-1, (n, n)) if mix.shape[-1] == n * n else None
 
 
 def finish_and_keep(visit: Visit, finish: Finish) -> Finish:
     def finished(y: Tensor) -> Any:
         out = finish(y)
-        state = out[0] if isinstance(out, tuple) else out
-        visit.state = state.detach().clone()  # a later in-place operation must not change the record
+        visit.state = after(out).detach().clone()  # a later in-place operation must not change the record
         return out
 
     return finished
-
-
-def in_backward() -> bool:
-    """Whether this thread runs a backward pass, as it does when it recomputes a checkpointed forward."""
-    return torch._C._current_graph_task_id() != -1

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import recipes
-from ..layers.borrowed import SiteFormula, formula_of, head
+from ..layers.borrowed import OBSERVERS, SiteFormula, formula_of, head
 from ..layers.connections.hyper import Opened, watched
 from .swapping import Accelerated
 
@@ -155,6 +155,8 @@ def may_look_ahead(layer: Any, following: Following, x: Tensor) -> bool:
     checkpointed layer hands on nothing but its output.
     """
     after, site = following
+    if OBSERVERS:  # which see a site's write by itself
+        return False
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
     if (layer.gradient_checkpointing and layer.training) or "forward" in after.__dict__ or not direct(site):

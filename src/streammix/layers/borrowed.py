@@ -16,12 +16,33 @@ from ..functional import read
 from ..ops import ACTIVATION_CODES, operators_for
 from ..ops.eager import site as eager
 from ..recipes import Recipe, Switch
+from .connections.base import Finish
 from .connections.hyper import Opened
 from .generators.flattened import eps_of_norm, one_pass
 
 #: Of an argument that is the recipe's if it is not given; None is a value of norm_eps.
 OF_RECIPE: Literal["recipe"] = "recipe"
 OrRecipe = float | Literal["recipe"] | None
+
+#: Called at every use of a site on borrowed parameters, see `streammix.diagnostics.watch`:
+#: (formula, weight, bias, gate, the site up to its branch) -> what shall take that place.
+BorrowedObserver = Callable[["SiteFormula", Tensor, Tensor, Tensor, Opened], Opened]
+OBSERVERS: list[BorrowedObserver] = []
+
+
+class Observed(Opened):
+    """A site between its read and its write, which an observer finishes."""
+
+    observed: Finish
+
+    @classmethod
+    def by(cls, finish: Finish, opened: Opened) -> "Observed":
+        made = cls(*opened)
+        made.observed = finish
+        return made
+
+    def finish(self, y: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch n C"]:
+        return self.observed(y)
 
 
 def connect(
@@ -131,11 +152,26 @@ class SiteFormula:
         else:  # under torch.func's transforms, or with parameters wider than the streams
             with full_precision(x):
                 u, post, mix, *_ = eager.site_read(x, *arguments)
-        return Opened(x, u, post, self.manifold(mix))
+        opened = Opened(x, u, post, self.manifold(mix))
+        for observe in OBSERVERS:
+            opened = observe(self, weight, bias, gate, opened)
+        return opened
+
+    def coefficients(
+        self, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor
+    ) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch n"], Float[Tensor, "*batch n n"]]:
+        """pre (..., n), post (..., n) and H_res (..., n, n) for these streams, in float32 at least."""
+        _, (weight, gate, bias, mix_gate, norm_eps, *settings) = self._arguments(x, weight, bias, gate)
+        with full_precision(x):
+            P, _ = eager.coefficients(x, weight, norm_eps)
+            pre, post, mix = eager.activated(self.streams, P, gate, bias, mix_gate, *settings)
+        return pre, post, self.manifold(mix)
 
     def open_after(self, before: Opened, y: Tensor, weight: Tensor, bias: Tensor, gate: Tensor) -> Opened:
         """`open` of the streams that the output y of the branch before leaves: the same numbers in one pass."""
         x, u, post, res = before
+        if OBSERVERS:
+            return self.open(before.finish(y), weight, bias, gate)
         served, arguments = self._arguments(x, weight, bias, gate)
         if y.dtype != x.dtype and torch.promote_types(x.dtype, y.dtype) == x.dtype:  # under autocast
             y = y.to(x.dtype)
