@@ -47,6 +47,9 @@ class Config:
     eval_every: int = setting(30, "Output", "Steps between measurements of the validation loss.")
     eval_batches: int = setting(16, "Output", "Batches of held-out text in one measurement.")
     checkpoint_every: int = setting(60, "Output", "Steps between checkpoints; the last two are kept.")
+    diagnose_every: int = setting(
+        50, "Output", "Steps between measurements of the sites' maps and streams; 0 for none."
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -104,7 +107,7 @@ LIMITS: dict[str, tuple[float, float]] = dict.fromkeys(
     ("streams", "dim", "layers", "heads", "context", "batch"), (1, 10**6)
 )
 LIMITS |= dict.fromkeys(("steps", "eval_every", "eval_batches", "checkpoint_every"), (1, 10**9))
-LIMITS |= {"warmup": (0, 10**9), "threads": (0, 1024), "seed": (-(2**63), 2**64 - 1)}
+LIMITS |= {"warmup": (0, 10**9), "diagnose_every": (0, 10**9), "threads": (0, 1024), "seed": (-(2**63), 2**64 - 1)}
 LIMITS |= dict.fromkeys(("lr", "weight_decay", "clip"), (0, 1e300))
 
 
@@ -130,7 +133,7 @@ def check_kind(field: "dataclasses.Field[Any]", value: Any) -> None:
 PRESETS: dict[str, dict[str, Any]] = {
     "demo": {},
     "smoke": {"dim": 32, "layers": 2, "heads": 2, "context": 64, "steps": 40, "warmup": 5}
-    | {"eval_every": 10, "checkpoint_every": 20},
+    | {"eval_every": 10, "checkpoint_every": 20, "diagnose_every": 10},
     "sweep": {"steps": 200, "eval_every": 50},
 }
 

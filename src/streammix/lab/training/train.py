@@ -7,6 +7,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from streammix.lab.files import SCRATCH, clear_scratch, locked, read_json, write
 from streammix.lab.machine import cpu_threads, peak_memory, pick_device
 from streammix.lab.model import GPT
 from streammix.lab.training import checkpoint, optim
+from streammix.lab.training.diagnosis import Diagnosis
+from streammix.lab.training.divergence import NAME as DIVERGED
+from streammix.lab.training.divergence import Diverged, explained
 from streammix.lab.training.metrics import Metrics, read_metrics
 from streammix.lab.training.progress import Display
 
@@ -31,13 +35,13 @@ class Interrupted(KeyboardInterrupt):
 def train(config: Config, run: Path, *, resume: bool = False, console: Console | None = None) -> dict[str, Any]:
     """Train a model in the folder `run` and return its summary (also in RUN/summary.json).
 
-    Writes config.json, metrics.jsonl, tensorboard/, checkpoints/ and at the end summary.json. With `resume`, a run
-    that is there goes on from its newest checkpoint; on the CPU, with as many threads, the result is bit for bit
-    that of a run never stopped, whenever and however it was stopped.
+    Writes config.json, metrics.jsonl, diagnostics.jsonl, tensorboard/, checkpoints/ and at the end summary.json. With
+    `resume`, a run that is there goes on from its newest checkpoint; on the CPU, with as many threads, the result is
+    bit for bit that of a run never stopped, whenever and however it was stopped.
 
     Raises:
         LabError: the folder is in use, or holds something else than this run; the text or a checkpoint is bad;
-            the loss is no longer finite.
+            the loss is no longer finite (a Diverged, which says at which site it began; the last good step is kept).
         OSError: the disk is full or not writable.
         Interrupted: Ctrl-C; a checkpoint has been written.
     """
@@ -68,6 +72,7 @@ def train(config: Config, run: Path, *, resume: bool = False, console: Console |
 
         with (
             Metrics(run, step) as metrics,
+            Diagnosis(run, step, config, corpus, device) as diagnosis,
             Display(config.recipe, step, config.steps, console) as display,
             delayed_interrupt(comparing_parent()) as interrupted,
         ):
@@ -85,10 +90,20 @@ def train(config: Config, run: Path, *, resume: bool = False, console: Console |
 
             if step == 0 or (step == config.steps and not was_measured(run, step)):
                 measure()
+            if step == 0:
+                diagnosis.write(step, model)
             while step < config.steps:
                 step += 1
                 began = time.perf_counter()
-                loss, grad_norm = train_step(model, optimizer, corpus, config, step, device)
+                try:
+                    loss, grad_norm = train_step(model, optimizer, corpus, config, step, device)
+                except Diverged as error:
+                    if step > 1:
+                        metrics.sync()
+                        checkpoint.save(run, step - 1, model, optimizer, counters)
+                        diagnosis.write(step - 1, model)
+                    again = partial(batch_loss, model, corpus, config, step, device)
+                    raise explained(error, run, model, again) from None
                 elapsed = time.perf_counter() - began
                 counters["seconds"] += elapsed
                 tokens = config.batch * config.context
@@ -105,6 +120,8 @@ def train(config: Config, run: Path, *, resume: bool = False, console: Console |
                 display.train(step, loss, tokens / elapsed)
                 if step % config.eval_every == 0 or step == config.steps:
                     measure()
+                if diagnosis.due(step):
+                    diagnosis.write(step, model)
                 if step % config.checkpoint_every == 0 or step == config.steps or interrupted():
                     counters["peak_memory_bytes"] = max(counters["peak_memory_bytes"], peak_memory(device))
                     metrics.sync()
@@ -120,23 +137,29 @@ def train(config: Config, run: Path, *, resume: bool = False, console: Console |
 def train_step(
     model: GPT, optimizer: torch.optim.Optimizer, corpus: text.Corpus, config: Config, step: int, device: torch.device
 ) -> tuple[float, float]:
-    """One optimizer step on batch number `step`; returns the loss before it and the norm of its gradient, unclipped."""
+    """One optimizer step on batch number `step`; returns the loss before it and the norm of its gradient, unclipped.
+
+    Raises:
+        Diverged: one of them is not finite; the weights are those before the step.
+    """
     optim.anneal(model, config, step)
-    inputs, targets = (part.to(device) for part in text.train_batch(corpus, config, step))
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-        loss = model.loss(inputs, targets)
+    loss = batch_loss(model, corpus, config, step, device)
     optimizer.zero_grad()
     loss.backward()
     grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     for group in optimizer.param_groups:
         group["lr"] = optim.learning_rate(config, step)
     if not (torch.isfinite(loss) and torch.isfinite(grad_norm)):
-        raise LabError(
-            f"training diverged: loss {loss.item():g}, gradient norm {grad_norm.item():g} at step {step}; "
-            f"a lower --lr (now {config.lr:g}) or a longer --warmup may help"
-        )
+        raise Diverged(loss.item(), grad_norm.item(), step, config)
     optimizer.step()
     return loss.item(), grad_norm.item()
+
+
+def batch_loss(model: GPT, corpus: text.Corpus, config: Config, step: int, device: torch.device) -> torch.Tensor:
+    """The loss of batch number `step`."""
+    inputs, targets = (part.to(device) for part in text.train_batch(corpus, config, step))
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+        return model.loss(inputs, targets)
 
 
 @torch.no_grad()
@@ -261,5 +284,6 @@ def prepare_folder(run: Path, config: Config, resume: bool) -> None:
             raise LabError(f"{run}: the run there has other settings: {', '.join(different)}")
     else:
         write_json(saved, config.to_dict())
+    (run / DIVERGED).unlink(missing_ok=True)
     clear_scratch(run)
     clear_scratch(run / "checkpoints")
