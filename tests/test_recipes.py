@@ -58,6 +58,23 @@ def test_published_starts():
         assert near.logits.bias[:8].tolist() == zero.logits.bias[:8].tolist()
 
 
+@pytest.mark.parametrize("name", ["mhc", "mhc-sinkhorn", "jpmhc-sinkhorn"])
+@pytest.mark.parametrize("value", [-8.0, -2.0, 0])
+def test_h_res_starts_where_a_recipe_says(name, value, seed):
+    """Diagonal logits 0, others as told, everything else as ever; H_res is then the set's matrix of those logits."""
+    recipe = dataclasses.replace(sm.recipes.get(name), mix_start=value)
+    told = sm.HyperConnection(None, 8, 4, recipe, site=1)
+    usual = sm.HyperConnection(None, 8, 4, name, site=1)
+    logits = value * (1 - torch.eye(4))
+    assert told.logits.bias[8:].reshape(4, 4).tolist() == logits.tolist()
+    assert told.logits.bias[:8].tolist() == usual.logits.bias[:8].tolist()
+    weight = torch.tensor(value).exp() / (1 + 3 * torch.tensor(value).exp())
+    H = told.coefficients(torch.randn(5, 4, 8))[2]
+    torch.testing.assert_close(H[:, 0, 1], weight.expand(5), rtol=1e-5, atol=0)
+    if value == -8:
+        assert told.logits.bias.tolist() == usual.logits.bias.tolist()
+
+
 @pytest.mark.parametrize("name", ["mhc-lite", "kromhc", "shc", "tbp", "rtbp"])
 @pytest.mark.parametrize(("streams", "site"), [(4, 0), (4, 6), (2, 1)])
 def test_the_start_of_mhc_lites_code_and_of_those_built_on_it(name, streams, site):
@@ -148,9 +165,11 @@ def test_unknown_name():
     ("fields", "message"),
     [
         ({"start": "identiy"}, r"start: got 'identiy'; accepted: identity, zero, authors; did you mean 'identity'\?"),
-        ({"mix_start": "x"}, r"mix_start: got 'x'; accepted: identity, zero, a number from 0 to 1"),
-        ({"mix_start": 1.5}, r"mix_start: got 1\.5; accepted: identity, zero, a number from 0 to 1"),
-        ({"mix_start": True}, r"mix_start: got True"),
+        ({"mix_start": "x"}, r"mix_start: got 'x'; accepted: identity, zero"),
+        ({"mix_start": True}, r"mix_start: got True; accepted: identity, zero, finite numbers"),
+        ({"mix_start": float("inf")}, r"mix_start: got inf; accepted: identity, zero, finite numbers"),
+        ({"mix_start": -4.0, "manifold": "quaternion"}, r"mix_start: got -4.0 with manifold 'quaternion'.* birkhoff"),
+        ({"mix_start": -4.0, "start": "zero"}, r"mix_start: got -4.0 .* start 'zero'; .* start 'identity'"),
         ({"write_multiplier_end": 0.0}, r"write_multiplier_end: got 0\.0; accepted: finite numbers > 0 or None"),
         ({"rotate": "x"}, r"rotate: got 'x'; accepted: one-hot, soft"),
         ({"logits": "flatened"}, r"logits: got 'flatened'; hyper connections accept static, flattened.*did you mean"),

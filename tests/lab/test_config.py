@@ -47,6 +47,13 @@ def test_file_and_back(tmp_path: Path) -> None:
     assert read_config(tmp_path / "config.json") == config
 
 
+def test_a_file_from_before_a_setting_means_what_it_meant(tmp_path: Path) -> None:
+    config = Config(text=("a",), lr=0.1)
+    older = {name: value for name, value in config.to_dict().items() if name not in ("start", "mlp_width", "qk_norm")}
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    assert read_config(tmp_path / "config.json") == config
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"dim": 3}', "null"])
 def test_bad_file(content: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(content)

@@ -100,6 +100,45 @@ def test_streams_are_the_recipe_s_unless_told() -> None:
         build("ohc", streams=3)
 
 
+def test_an_mlp_is_as_wide_as_told() -> None:
+    wide = build("residual", mlp_width=50).state_dict()
+    assert wide["stack.sites.1.branch.gate_up.weight"].shape == (100, 32)
+    assert wide["stack.sites.5.branch.out.weight"].shape == (32, 50)
+    assert build("residual", mlp_width=96).state_dict().keys() == build("residual").state_dict().keys()
+
+
+def test_normalised_queries_and_keys_ignore_their_size() -> None:
+    """Queries and keys ten times as long, as they grow in training, leave the attention as it was."""
+    tokens = some_tokens()
+    for qk_norm, changes in ((True, False), (False, True)):
+        model = build("residual", qk_norm=qk_norm)
+        before = model(tokens)
+        for site in model.stack.sites[::2]:
+            site.branch.qkv.weight.data[:64] *= 10
+        assert (model(tokens) - before).abs().amax().gt(1e-3) == changes
+
+
+def test_a_run_changes_what_its_recipe_says_of_h_res() -> None:
+    site = build("mhc", start=-2.0, manifold="sinkhorn", rounds=5).stack[3]
+    assert site.logits.bias[9] == -2
+    assert (type(site.manifold).__name__, site.manifold.rounds) == ("Sinkhorn", 5)
+    assert build("mhc-sinkhorn", rounds=3).stack[0].manifold.recipe == "mhc"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "message"),
+    [
+        ("residual", {"start": -2.0}, "--start: residual has one stream"),
+        ("residual", {"rounds": 5}, "--rounds: residual has one stream"),
+        ("ohc", {"start": -2.0}, "recipe ohc: mix_start: got -2.0 with manifold 'quaternion'"),
+        ("mhc", {"rounds": 5}, "recipe mhc: manifold_options: got 'rounds'; accepted by 'birkhoff': tol"),
+    ],
+)
+def test_what_a_recipe_cannot_take_is_said(recipe: str, changes: dict, message: str) -> None:
+    with pytest.raises(LabError, match=message):
+        build(recipe, **changes)
+
+
 def test_every_weight_depends_on_the_seed_and_on_nothing_else() -> None:
     torch.manual_seed(5)
     first = build("deepseek-v4").state_dict()

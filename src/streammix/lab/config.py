@@ -30,9 +30,13 @@ class Config:
     recipe: str = setting("mhc", "Model", f"How blocks are joined: {RESIDUAL}, {', '.join(recipes.names())}.")
     streams: int | None = setting(None, "Model", "Parallel streams n; if not given, as many as the recipe has.")
     manifold: str | None = setting(None, "Model", "The set of H_res, in place of the recipe's.")
+    start: float | None = setting(None, "Model", "Logits of H_res off the diagonal at first (recipes: -8).")
+    rounds: int | None = setting(None, "Model", "Sinkhorn's rounds, in place of the manifold's.")
     dim: int = setting(128, "Model", "Width C of one stream.")
     layers: int = setting(4, "Model", "Transformer blocks; each has two sites, attention and MLP.")
     heads: int = setting(4, "Model", "Attention heads.")
+    mlp_width: int | None = setting(None, "Model", "Hidden units of an MLP; if not given, 8/3 of dim.")
+    qk_norm: bool = setting(False, "Model", "Normalise queries and keys (RMSNorm) before they meet.")
     context: int = setting(256, "Model", "Bytes the model sees at once.")
     batch: int = setting(4, "Training", "Windows of text in one step.")
     steps: int = setting(240, "Training", "Optimizer steps.")
@@ -75,9 +79,9 @@ class Config:
         return dataclasses.asdict(self) | {"text": list(self.text)}
 
     def joined_by(self, recipe: str) -> "Config":
-        """This config with another recipe; plain residuals take neither its streams nor its manifold."""
+        """This config with another recipe; plain residuals take nothing that is about streams."""
         if recipe == RESIDUAL:
-            return dataclasses.replace(self, recipe=recipe, streams=None, manifold=None)
+            return dataclasses.replace(self, recipe=recipe, streams=None, manifold=None, start=None, rounds=None)
         return dataclasses.replace(self, recipe=recipe)
 
     def differences(self, other: "Config", ignore: tuple[str, ...] = ()) -> list[str]:
@@ -101,13 +105,20 @@ class Config:
         return [*words, "--", *self.text]
 
 
+# Settings that say something about streams, of which plain residuals have none.
+OF_STREAMS = ("streams", "manifold", "start", "rounds")
+
+# Settings that came after runs had been written without them; None or False is what those did.
+LATER = frozenset(("start", "rounds", "mlp_width", "qk_norm"))
+
 # The least and the largest number that each setting takes. The largest are far beyond use: they keep nonsense from
 # reaching the allocator, the random generator (64 bits) and the thread pool, which end the process.
 LIMITS: dict[str, tuple[float, float]] = dict.fromkeys(
-    ("streams", "dim", "layers", "heads", "context", "batch"), (1, 10**6)
+    ("streams", "dim", "layers", "heads", "context", "batch", "mlp_width", "rounds"), (1, 10**6)
 )
 LIMITS |= dict.fromkeys(("steps", "eval_every", "eval_batches", "checkpoint_every"), (1, 10**9))
 LIMITS |= {"warmup": (0, 10**9), "diagnose_every": (0, 10**9), "threads": (0, 1024), "seed": (-(2**63), 2**64 - 1)}
+LIMITS |= {"start": (-1e4, 1e4)}
 LIMITS |= dict.fromkeys(("lr", "weight_decay", "clip"), (0, 1e300))
 
 
@@ -117,6 +128,7 @@ def check_kind(field: "dataclasses.Field[Any]", value: Any) -> None:
         float: (float, int),
         int: (int,),
         int | None: (int, type(None)),
+        float | None: (float, int, type(None)),
         bool: (bool,),
         str: (str,),
         str | None: (str, type(None)),
@@ -151,8 +163,8 @@ def option(name: str) -> str:
 def from_dict(values: Mapping[str, Any], where: Path) -> Config:
     """The config that `Config.to_dict` wrote to the file `where`."""
     known = {field.name for field in dataclasses.fields(Config)}
-    if not isinstance(values, Mapping) or set(values) != known:
-        odd = sorted(set(values) ^ known) if isinstance(values, Mapping) else values
+    if not isinstance(values, Mapping) or not known - LATER <= set(values) <= known:
+        odd = sorted((known - LATER - set(values)) | (set(values) - known)) if isinstance(values, Mapping) else values
         raise LabError(f"{where}: not a config of this version of streammix (missing or unknown: {odd})")
     text = values["text"]
     try:

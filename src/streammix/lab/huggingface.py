@@ -19,7 +19,10 @@ from streammix.lab.text import VOCABULARY
 from streammix.lab.training.checkpoint import load_model
 
 #: The settings that decide the model, of `streammix.lab.config.Config`.
-FIELDS = ("recipe", "streams", "manifold", "dim", "layers", "heads", "context", "seed")
+FIELDS = (
+    *("recipe", "streams", "manifold", "start", "rounds", "dim", "layers", "heads", "mlp_width", "qk_norm"),
+    *("context", "seed"),
+)
 
 
 class StreammixConfig(PreTrainedConfig):

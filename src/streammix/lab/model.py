@@ -1,5 +1,6 @@
 """A small modern GPT on bytes, whose blocks are joined by plain residuals or by hyper-connections."""
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 import streammix as sm
-from streammix.lab.config import RESIDUAL, Config
+from streammix.lab.config import OF_STREAMS, RESIDUAL, Config
 from streammix.lab.errors import LabError
 from streammix.lab.text import VOCABULARY
 from streammix.layers.connections import inputs_of
@@ -21,13 +22,14 @@ Rotation = tuple[Float[Tensor, "time half"], Float[Tensor, "time half"]]
 
 class Attention(nn.Module):
     """RMSNorm, then causal self-attention with rotary positions; queries, keys and values may be made of inputs of
-    their own, which share the norm."""
+    their own, which share the norm. `qk_norm` normalises each head's queries and keys."""
 
     branch_inputs = 3
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, qk_norm: bool = False) -> None:
         super().__init__()
         self.heads = heads
+        self.q_norm, self.k_norm = (RMSNorm(dim // heads) if qk_norm else nn.Identity() for _ in range(2))
         self.norm = RMSNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
@@ -45,16 +47,17 @@ class Attention(nn.Module):
             parts = zip((queries, keys, values), self.qkv.weight.chunk(3))
             made = torch.cat([F.linear(self.norm(x), weight) for x, weight in parts], -1)
         q, k, v = made.unflatten(-1, (3, self.heads, -1)).movedim(1, -2).unbind(1)
+        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         mixed = F.scaled_dot_product_attention(rotate(q, rotation), rotate(k, rotation), v, is_causal=True)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
-    """RMSNorm, then SwiGLU: out(silu(gate x) * up x)."""
+    """RMSNorm, then SwiGLU: out(silu(gate x) * up x), with `width` hidden units or 8/3 dim, rounded up to 32."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, width: int | None = None) -> None:
         super().__init__()
-        hidden = 32 * math.ceil(dim * 8 / 3 / 32)
+        hidden = usual_width(dim) if width is None else width
         self.norm = RMSNorm(dim)
         self.gate_up = nn.Linear(dim, 2 * hidden, bias=False)
         self.out = nn.Linear(hidden, dim, bias=False)
@@ -62,6 +65,10 @@ class MLP(nn.Module):
     def forward(self, x: Float[Tensor, "batch time dim"], rotation: Rotation) -> Float[Tensor, "batch time dim"]:
         gate, up = self.gate_up(self.norm(x)).chunk(2, dim=-1)
         return self.out(F.silu(gate) * up)
+
+
+def usual_width(dim: int) -> int:
+    return 32 * math.ceil(dim * 8 / 3 / 32)
 
 
 class RMSNorm(nn.RMSNorm):
@@ -112,18 +119,22 @@ class GPT(nn.Module):
 
     def build(self, config: Config) -> None:
         dim = config.dim
-        branches = [branch for _ in range(config.layers) for branch in (Attention(dim, config.heads), MLP(dim))]
+        branches = [
+            branch
+            for _ in range(config.layers)
+            for branch in (Attention(dim, config.heads, config.qk_norm), MLP(dim, config.mlp_width))
+        ]
         self.embed = nn.Embedding(VOCABULARY, dim)
         self.stack: PlainStack | sm.Stack
         if config.recipe == RESIDUAL:
-            if config.streams not in (None, 1) or config.manifold is not None:
-                option = "streams" if config.streams not in (None, 1) else "manifold"
-                raise LabError(f"--{option}: {RESIDUAL} has one stream and no matrix to mix it; accepted: recipes")
+            for name in OF_STREAMS:
+                if getattr(config, name) is not None and (name, config.streams) != ("streams", 1):
+                    raise LabError(f"--{name}: {RESIDUAL} has one stream and no matrix to mix it; accepted: recipes")
             self.stack = PlainStack(branches)
         else:
             try:
-                self.stack = sm.Stack(branches, dim, config.streams, config.recipe, manifold=config.manifold)
-            except ValueError as error:  # a number of streams, or a width, that this recipe can't take
+                self.stack = sm.Stack(branches, dim, config.streams, recipe_of(config))
+            except ValueError as error:  # a number of streams, a width or a start that this recipe can't take
                 raise LabError(f"recipe {config.recipe}: {error}") from None
         self.norm = RMSNorm(dim)
         self.head = nn.Linear(dim, VOCABULARY, bias=False)
@@ -168,6 +179,16 @@ class GPT(nn.Module):
     def loss(self, inputs: Int64[Tensor, "batch time"], targets: Int64[Tensor, "batch time"]) -> Float[Tensor, ""]:
         """Mean cross-entropy in nats a byte, in float32."""
         return F.cross_entropy(self(inputs).flatten(0, 1).float(), targets.flatten())
+
+
+def recipe_of(config: Config) -> sm.recipes.Recipe:
+    """The config's recipe with the config's manifold, rounds and start in place of its own."""
+    recipe = sm.recipes.get(config.recipe)
+    if config.manifold is not None:
+        recipe = dataclasses.replace(recipe, manifold=config.manifold, manifold_options={})
+    if config.rounds is not None:
+        recipe = dataclasses.replace(recipe, manifold_options={**recipe.manifold_options, "rounds": config.rounds})
+    return recipe if config.start is None else dataclasses.replace(recipe, mix_start=float(config.start))
 
 
 def rotations(time: int, width: int, device: torch.device) -> Rotation:

@@ -1,8 +1,11 @@
 """Where a connection starts: biases that make a new model equal the plain residual network, yet never symmetric."""
 
+import math
+
 import torch
 from torch import Tensor
 
+from ..manifolds.base import near_identity_square
 from ..recipes import Activation, AuthorsStart, Recipe
 from .generators import Start
 
@@ -27,10 +30,16 @@ def biases(recipe: Recipe, streams: int, site: int, identity_logits: Tensor) -> 
 
 
 def mix_logits(recipe: Recipe, identity_logits: Tensor) -> Tensor:
-    """The mixing logits of a start that is neither zero nor the authors'."""
-    if recipe.mix_start == "identity":
-        return identity_logits
-    return identity_logits * (0.0 if recipe.mix_start == "zero" else recipe.mix_start)
+    """The logits of H_res with start "identity"."""
+    if isinstance(recipe.mix_start, str):
+        return identity_logits if recipe.mix_start == "identity" else torch.zeros_like(identity_logits)
+    made = near_identity_square(math.isqrt(len(identity_logits)), recipe.mix_start)
+    if len(made) != len(identity_logits):
+        raise ValueError(
+            f"mix_start: got {recipe.mix_start!r} with a manifold of {len(identity_logits)} logits; accepted: numbers"
+            " with manifolds of n x n logits"
+        )
+    return made
 
 
 def authors_biases(start: AuthorsStart, streams: int, site: int, identity_logits: Tensor) -> Tensor:

@@ -56,6 +56,11 @@ def names() -> tuple[str, ...]:
     return tuple(_BY_NAME)
 
 
+def entrywise() -> tuple[str, ...]:
+    """The names of those whose logits are entries of an n x n matrix; see Manifold."""
+    return tuple(name for name, make in _BY_NAME.items() if getattr(make, "entrywise", False))
+
+
 def get(name: str, streams: int, **options: Any) -> Manifold:
     """The manifold of this name for so many streams; options go to its constructor.
 
@@ -99,6 +104,7 @@ __all__ = [
     "Unconstrained",
     "UnitDiagonal",
     "check",
+    "entrywise",
     "get",
     "names",
 ]

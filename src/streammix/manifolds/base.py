@@ -45,6 +45,8 @@ class Manifold(AtLeastFloat32):
         mixing_rule: the rounds, start, columns_last, transposed and tol or eps by which the operators on whole sites
         make
             these matrices (ops/eager/mixed_site.py), where they can.
+        entrywise: whether the logits are those of n x n entries, row-major, so that the matrix is the nearer to the
+            identity the further those off the diagonal are below those on it. A recipe may then say where they start.
         takes_sharded: whether forward takes DTensors as they are, because it has no tables of numbers. Otherwise each
             device maps its own tokens, unless there are parameters, which are DTensors then.
     """
@@ -52,6 +54,7 @@ class Manifold(AtLeastFloat32):
     num_logits: int
     guarantees: Guarantees
     projects: bool = False
+    entrywise: bool = False
     tol: float | None = None
     takes_sharded: bool = False
     mixing_rule: tuple[int, int, bool, bool, float] | None = None
@@ -131,6 +134,6 @@ class Manifold(AtLeastFloat32):
 OFF_DIAGONAL = -8.0
 
 
-def near_identity_square(n: int) -> Tensor:
+def near_identity_square(n: int, off_diagonal: float = OFF_DIAGONAL) -> Tensor:
     """n^2 logits, 0 on the diagonal and -8 off it: the start that implementers of mHC have settled on."""
-    return (OFF_DIAGONAL * (1 - torch.eye(n))).flatten()
+    return (off_diagonal * (1 - torch.eye(n))).flatten()

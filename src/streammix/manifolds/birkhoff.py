@@ -18,6 +18,7 @@ class Birkhoff(Manifold):
 
     guarantees = Guarantees(rows=True, columns=True, nonnegative=True, nonexpansive=True)
     takes_sharded = True
+    entrywise = True
 
     def __init__(self, streams: int, *, tol: float | None = None, transposed: bool = False) -> None:
         super().__init__(streams)

@@ -29,6 +29,7 @@ class ImplicitSinkhorn(Manifold):
 
     guarantees = Guarantees(columns=True, nonnegative=True)
     takes_sharded = True
+    entrywise = True
 
     def __init__(self, streams: int, *, rounds: int = 20) -> None:
         super().__init__(streams)

@@ -28,6 +28,8 @@ class OneSided(Manifold):
         ValueError: sums is neither.
     """
 
+    entrywise = True
+
     def __init__(self, streams: int, *, sums: str = "rows") -> None:
         super().__init__(streams)
         if sums not in ("rows", "columns"):

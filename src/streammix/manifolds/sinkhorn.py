@@ -27,6 +27,7 @@ class Sinkhorn(Manifold):
     """
 
     takes_sharded = True
+    entrywise = True
 
     def __init__(self, streams: int, *, rounds: int = 20, recipe: str = "mhc", eps: float | None = None) -> None:
         super().__init__(streams)

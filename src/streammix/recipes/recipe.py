@@ -1,11 +1,12 @@
 """What a recipe is: a manifold, a wiring, how its logits are made, the activations and the initialisation."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from .. import manifolds
-from .._checks import check_integer, check_name, check_number, is_fraction
+from .._checks import check_integer, check_name, check_number
 from .depth import Switch
 from .wirings import wiring_of
 
@@ -84,8 +85,9 @@ class Recipe:
     rotate: with start "identity", how strongly site k starts by reading stream k mod n: "one-hot" (only it), "soft"
         (sigmoid(1) = 0.73 of the weight). Never uniformly: streams that start identical and symmetric stay so.
     mix_start: the logits of H_res with start "identity": the manifold's identity_logits, or "zero" as some papers have
-        it, or a number between 0 and 1 that the identity's are multiplied by. Under any H_res whose rows sum to one
-        equal streams stay so: a new model still equals the plain one.
+        it. Under any H_res whose rows sum to one equal streams stay so: a new model still equals the plain one. A
+        number is where the logits off the diagonal start, those on it being 0, for manifolds of n x n logits
+        (`manifolds.entrywise()`): -8 is their "identity", 0 their "zero".
     freeze_mix_gate: with flattened logits, the gate on those of H_res stays at `gate` instead of being learned.
     weight_std: standard deviation of the projection's initial weights.
     gate: initial value of the scalar gates on the dynamic part.
@@ -174,8 +176,7 @@ def check_vocabulary(recipe: Recipe) -> None:
     check_name("write", recipe.write, get_args(Activation))
     check_name("start", recipe.start, ("identity", "zero", "authors"))
     check_name("rotate", recipe.rotate, ("one-hot", "soft"))
-    if not is_fraction(recipe.mix_start):
-        check_name("mix_start", recipe.mix_start, ("identity", "zero", "a number from 0 to 1"))
+    check_mix_start(recipe)
     check_integer("streams", recipe.streams, 1)
     check_integer("rank", recipe.rank, 1)
     if not isinstance(recipe.freeze_mix_gate, bool):
@@ -189,3 +190,19 @@ def check_vocabulary(recipe: Recipe) -> None:
         check_number("write_multiplier_end", recipe.write_multiplier_end, "finite numbers > 0 or None", zero=False)
     check_number("weight_std", recipe.weight_std, "finite numbers >= 0")
     check_number("gate", abs(recipe.gate) if isinstance(recipe.gate, float | int) else recipe.gate, "finite numbers")
+
+
+def check_mix_start(recipe: Recipe) -> None:
+    """Raise ValueError unless H_res can start where the recipe says."""
+    value = recipe.mix_start
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        if value not in ("identity", "zero"):
+            raise ValueError(f"mix_start: got {value!r}; accepted: identity, zero, finite numbers")
+        return
+    if not math.isfinite(value):
+        raise ValueError(f"mix_start: got {value!r}; accepted: identity, zero, finite numbers")
+    if recipe.manifold not in manifolds.entrywise() or recipe.start != "identity":
+        raise ValueError(
+            f"mix_start: got {value!r} with manifold {recipe.manifold!r} and start {recipe.start!r}; numbers are"
+            f" accepted with {', '.join(manifolds.entrywise())} and start 'identity'"
+        )

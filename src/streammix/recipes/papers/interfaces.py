@@ -50,7 +50,7 @@ RECIPES = (
         connection="equilibrium",
         manifold="birkhoff",
         write="linear",
-        mix_start=0.25,
+        mix_start=-2.0,
     ),
     Recipe(
         name="multi-head-mhc",
