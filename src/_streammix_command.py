@@ -10,12 +10,13 @@ Usage: streammix [--help] [--version] COMMAND ...
 
 Hyper-connections for PyTorch: train, compare, inspect and measure them.
 
-  train     Train one small byte-level language model.
-  compare   Train several recipes on the same text, seed and budget, and report.
-  sweep     Train every recipe with several seeds and set mean and spread of the results in one table.
-  inspect   Show what a trained model's read, write and mix maps look like.
-  sample    Let a trained model write text.
-  bench     Measure what the library costs, against what people use instead.
+  train       Train one small byte-level language model.
+  compare     Train several recipes on the same text, seed and budget, and report.
+  sweep       Train every recipe with several seeds and set mean and spread of the results in one table.
+  experiment  Run what a TOML file describes, with any number of workers, and put the results in tables.
+  inspect     Show what a trained model's read, write and mix maps look like.
+  sample      Let a trained model write text.
+  bench       Measure what the library costs, against what people use instead.
 
 streammix COMMAND --help explains a command and its options.
 """

@@ -1,13 +1,11 @@
 """The command line. Commands import what they need when they run, so that --help is quick."""
 
-import contextlib
 import dataclasses
 import io
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -16,8 +14,10 @@ import typer
 from streammix.bench.commands import benchmarks
 from streammix.lab.config import Config, read_config
 from streammix.lab.errors import LabError
+from streammix.lab.experiment.commands import experiments
 from streammix.lab.options import takes_config
 from streammix.lab.scale import launched, options, rank_of_launch
+from streammix.lab.telling import stoppable, tell
 
 app = typer.Typer(
     help="Hyper-connections for PyTorch: train, compare, inspect and measure them.",
@@ -170,6 +170,7 @@ def sample(
     tell(draw(checkpoint, prompt, count=count, temperature=temperature, seed=seed))
 
 
+app.add_typer(experiments, name="experiment")
 app.add_typer(benchmarks, name="bench")
 
 
@@ -184,17 +185,6 @@ def with_a_suite(arguments: list[str]) -> list[str]:
         at = rest.index("--suite")
         return ["bench", rest[at + 1], *rest[:at], *rest[at + 2 :]]
     return ["bench", "projection", *rest]
-
-
-@contextlib.contextmanager
-def stoppable(hint: str) -> Iterator[None]:
-    """End on Ctrl-C with the customary exit code 130 and a word on how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        if not rank_of_launch():
-            typer.echo(f"{str(stop) or 'stopped'}; {hint}", err=True)
-        raise typer.Exit(130) from None
 
 
 def main() -> None:
@@ -234,16 +224,6 @@ def forget_closed_output() -> None:
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def tell(message: str) -> None:
-    """Print a result; whoever has stopped reading (`| head -1`) has lost nothing else."""
-    if rank_of_launch():
-        return  # the first process says it
-    try:
-        typer.echo(message)
-    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

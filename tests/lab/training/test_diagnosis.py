@@ -10,11 +10,12 @@ import torch
 
 from streammix.lab import text as texts
 from streammix.lab.config import Config
+from streammix.lab.errors import Diverged
 from streammix.lab.model import GPT
 from streammix.lab.training import checkpoint, diagnosis, divergence
 from streammix.lab.training import train as training
 from streammix.lab.training.diagnosis import from_line, measure, probe, read_diagnoses, to_line
-from streammix.lab.training.divergence import Diverged, reason
+from streammix.lab.training.divergence import reason
 from streammix.lab.training.metrics import read_metrics
 from streammix.lab.training.train import train
 

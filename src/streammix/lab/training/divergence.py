@@ -9,24 +9,11 @@ import torch
 from torch import Tensor
 
 from streammix.diagnostics import NonFinite, first_non_finite
-from streammix.lab.config import Config
-from streammix.lab.errors import LabError
+from streammix.lab.errors import Diverged, LabError
 from streammix.lab.files import read_json, write_json
 from streammix.lab.model import GPT
 
 NAME = "diverged.json"
-
-
-class Diverged(LabError):
-    """The loss or the gradient of a step is not finite; its weights were not changed."""
-
-    def __init__(self, loss: float, grad_norm: float, step: int, config: Config, *further: str) -> None:
-        self.loss, self.grad_norm, self.step, self.config = loss, grad_norm, step, config
-        said = (
-            f"training diverged: loss {loss:g}, gradient norm {grad_norm:g} at step {step}; a lower --lr (now"
-            f" {config.lr:g}) or a longer --warmup may help"
-        )
-        super().__init__("; ".join((said, *further)))
 
 
 def explained(error: Diverged, run: Path, model: GPT, loss: Callable[[], Tensor]) -> Diverged:

@@ -16,14 +16,14 @@ from rich.console import Console
 
 from streammix.lab import text
 from streammix.lab.config import Config, read_config
-from streammix.lab.errors import LabError
+from streammix.lab.errors import Diverged, LabError
 from streammix.lab.files import SCRATCH, clear_scratch, locked, read_json, write_json
 from streammix.lab.machine import cpu_threads, peak_memory, pick_device
 from streammix.lab.model import GPT
 from streammix.lab.training import checkpoint, optim
 from streammix.lab.training.diagnosis import Diagnosis
 from streammix.lab.training.divergence import NAME as DIVERGED
-from streammix.lab.training.divergence import Diverged, explained
+from streammix.lab.training.divergence import explained
 from streammix.lab.training.metrics import Metrics, read_metrics
 from streammix.lab.training.progress import Display
 
