@@ -106,5 +106,5 @@ def attention(logits: Any, sources: History) -> Float[Tensor, "*batch sources"]:
     """softmax of the sources' scores; one for a source alone."""
     if len(sources) == 1:
         return torch.ones_like(sources[0][..., :1], dtype=torch.promote_types(sources[0].dtype, torch.float32))
-    scores: Tensor = torch.cat([logits(source.unsqueeze(-2)) for source in sources], -1)
+    scores: Tensor = logits(*(source.unsqueeze(-2) for source in sources))
     return scores.softmax(-1)

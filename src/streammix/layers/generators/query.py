@@ -26,7 +26,7 @@ class Query(Generator):
     Parameters:
         weight (C): w.
 
-    Call: x (..., rows, C) -> scores (..., rows), in float32 at least.
+    Call: one or more tensors x (..., rows, C) -> scores (..., rows of all), in float32 at least.
     """
 
     def __init__(self, dim: int, norm_eps: float | None, scale: float = 1.0, *, start: Start) -> None:
@@ -35,9 +35,11 @@ class Query(Generator):
         self.weight = nn.Parameter(torch.empty(dim, dtype=parameter_dtype()))
         self.reset_parameters()
 
-    def forward(self, x: Float[Tensor, "*batch rows C"]) -> Float[Tensor, "*batch rows"]:  # type: ignore[override]
-        dtype = torch.promote_types(self.weight.dtype, x.dtype)
-        scores = rows_projected(x, self.weight.unsqueeze(0), eps_of_norm(self.norm_eps, dtype)).squeeze(-1)
+    def forward(self, *x: Float[Tensor, "*batch _ C"]) -> Float[Tensor, "*batch rows"]:  # type: ignore[override]
+        dtype = torch.promote_types(self.weight.dtype, x[0].dtype)
+        weight, eps = self.weight.unsqueeze(0), eps_of_norm(self.norm_eps, dtype)
+        parts = [rows_projected(rows, weight, eps).squeeze(-1) for rows in x]
+        scores = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
         return scores if self.scale == 1 else scores * self.scale
 
     def reset_parameters(self) -> None:
