@@ -240,24 +240,21 @@ def test_states_grow_and_arguments_and_further_outputs_pass(recipe, seed):
 
 
 @pytest.mark.parametrize("recipe", KINDS)
-def test_nothing_is_kept_for_the_backward_pass_but_outputs(recipe, seed):
-    """No stack of sources: memory grows with the number of sites, not with its square."""
-    count, rows = 24, 4096
-    kept: dict[int, int] = {}
+def test_no_stack_of_sources_is_kept_for_the_backward_pass(recipe, seed):
+    """Each output, what its branch keeps, and the weights: under three states a site, where stacks would add more."""
+    count, kept, held = 24, {}, []
 
     def pack(tensor: Tensor) -> Tensor:
+        held.append(tensor)  # or its memory would be used again
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    stack = sm.Stack([torch.sin] * count, DIM, recipe=recipe)
-    x = torch.randn(rows, DIM, requires_grad=True)
+    stack = sm.Stack([torch.sin] * count, 64, recipe=recipe)
+    x = torch.randn(128, 64, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = stack(x)
-    state = x.nbytes
-    weights = sum(site.sources for site in stack) * 8 * 4 * rows
-    assert sum(kept.values()) < 4 * count * state + weights * (4 if recipe == "muddformer" else 1) * 2
-    out.sum().backward()
-    assert x.grad.isfinite().all()
+        stack(x)
+    assert sum(site.sources for site in stack) > 3 * count
+    assert sum(kept.values()) < 3 * count * x.nbytes
 
 
 @pytest.mark.parametrize("recipe", KINDS)
