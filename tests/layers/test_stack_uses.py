@@ -11,7 +11,10 @@ import streammix as sm
 from streammix.layers import decoding
 
 RECIPES = sm.recipes.names()
-ONE_OF_EACH = ["mhc", "hc", "frac", "dghc", "xhc", "deepseek-v4.1", "simple-hc", "uhc", "ehc", "multi-head-mhc"]
+ONE_OF_EACH = [
+    *("mhc", "hc", "frac", "dghc", "xhc", "deepseek-v4.1", "dsr", "mgr", "attnres", "muddformer"),
+    *("simple-hc", "uhc", "ehc", "multi-head-mhc"),
+]
 DIM = 8
 
 

@@ -80,7 +80,8 @@ class Recipe:
         (Motif 3); None: it is a constant.
     start: "identity": read weights sum to one, write weights are one and H_res is (nearly) the identity, so that a new
         model equals the plain residual one. "zero": all biases zero. "authors": as `authors` says, which is not the
-        plain residual network; for connections "hyper" and "single-pass". "multi-gate": the gates' published bias.
+        plain residual network; for connections "hyper" and "single-pass", and for "multi-gate", whose gates then have
+        their published bias.
     authors: how the code of the recipe's authors starts, where it is another start than those two.
     rotate: with start "identity", how strongly site k starts by reading stream k mod n: "one-hot" (only it), "soft"
         (sigmoid(1) = 0.73 of the weight). Never uniformly: streams that start identical and symmetric stay so.

@@ -18,7 +18,8 @@ from .hyper import check_width
 class DepthConnection(
     Connection, wiring=Wiring("depth-attention", logits=("query",), endings=("attended",), optional=("block",))
 ):
-    """A site that reads all outputs so far by attention over them (Attention Residuals, arXiv 2603.15031, Eq. 2-4).
+    """A site that reads all outputs so far by attention over them (Attention Residuals, arXiv 2603.15031; Eq. 8-10 of
+    Kimi K3's report, arXiv 2607.24653).
 
         u = sum_i a_i v_i,   a = softmax_i(w . v_i / rms(v_i)),   y = branch(u)
 
