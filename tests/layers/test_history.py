@@ -130,10 +130,10 @@ def test_parameters_of_depth_attention():
 # --- dense sums -----------------------------------------------------------------------------------------------------
 
 
-def sums(logits: nn.Module, sources: list[Vector], ways: int) -> list[Vector]:
-    """A = GELU(RMSNorm(X_i) W1) W2 + a, way by way."""
+def plain_sums(logits: nn.Module, Xs: list[Vector], sources: list[Vector], ways: int) -> list[Vector]:
+    """sum_j A_j source_j with A = GELU(RMSNorm(X_i) W1) W2 + a, way by way."""
     size = ways * len(sources)
-    last = normed(sources[-1])
+    last = normed(Xs[-1])
     hidden = [dot(row, last) for row in logits.down.tolist()]
     hidden = [0.5 * a * (1 + math.erf(a / math.sqrt(2))) for a in hidden]
     A = [dot(row, hidden) + b for row, b in zip(logits.up.tolist(), logits.bias.tolist())]
@@ -141,39 +141,57 @@ def sums(logits: nn.Module, sources: list[Vector], ways: int) -> list[Vector]:
     return [combined(A[s * len(sources) : (s + 1) * len(sources)], sources) for s in range(ways)]
 
 
+@pytest.mark.parametrize("norms", [True, False])
 @pytest.mark.parametrize("multiway", [True, False])
 @pytest.mark.parametrize("count", [2, 6, 7])
-def test_muddformer_token_by_token(multiway, count, seed):
-    """App. B: xq, xk, xv, xr = DA(Xs);  h = attention(xq, xk, xv) + xr;  X = mlp(h) + h."""
+def test_muddformer_token_by_token(norms, multiway, count, seed):
+    """App. B: xq, xk, xv, xr = DA(Xs);  h = attention(xq, xk, xv) + xr;  X = mlp(h) + h.
+
+    With norms (Eq. 10) DA sums Norm(X_j), and is followed by Norm(.) + X_i.
+    """
+
+    def sums(site: nn.Module, Xs: list[Vector], gains: list[Vector], ways: int) -> list[Vector]:
+        if not norms:
+            return plain_sums(site.logits, Xs, Xs, ways)
+        gains.append(site.norm.weight.tolist())
+        sources = [[g * a for g, a in zip(gain, normed(X))] for gain, X in zip(gains, Xs, strict=True)]
+        made = plain_sums(site.logits, Xs, sources, ways)
+        after = site.after.weight.tolist()
+        return [[g * a + b for g, a, b in zip(gain, normed(u), Xs[-1])] for gain, u in zip(after, made, strict=True)]
+
     parts = [part.double() for part in branches(count)]
-    stack = perturbed(sm.Stack(parts, DIM, recipe=changed("muddformer", multiway=multiway)).double())
+    recipe = changed("muddformer", multiway=multiway, norms=norms)
+    stack = perturbed(sm.Stack(parts, DIM, recipe=recipe).double())
+    gains = [stack[0].norm.weight.tolist()] if norms else []
     x = torch.randn(3, DIM, dtype=DOUBLE)
     out, states = stack(x), stack.states(x)
     for t, token in enumerate(x.tolist()):
         Xs, reads = [token], [token] * 4
         for l in range(0, count, 2):  # noqa: E741
             if l:
-                made = sums(stack[l].logits, Xs, 4 if multiway else 1)
+                made = sums(stack[l], Xs, gains, 4 if multiway else 1)
                 reads = made if multiway else made * 4
             *inputs, r = reads
             h = [a + b for a, b in zip(r, run(stack[l].branch, *inputs))]
             if l + 1 < count:
                 h = [a + b for a, b in zip(h, run(stack[l + 1].branch, h))]
             Xs.append(h)
-        (expected,) = sums(stack.collapse.logits, Xs, 1)
-        torch.testing.assert_close(states[t], torch.tensor(Xs, dtype=DOUBLE), rtol=0, atol=1e-11)
+        (expected,) = sums(stack.collapse, Xs, gains, 1)
+        kept = [[g * a for g, a in zip(gain, normed(X))] for gain, X in zip(gains[:-1], Xs)] + Xs[-1:] if norms else Xs
+        del gains[1:]
+        torch.testing.assert_close(states[t], torch.tensor(kept, dtype=DOUBLE), rtol=0, atol=1e-11)
         torch.testing.assert_close(out[t], torch.tensor(expected, dtype=DOUBLE), rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("multiway", [True, False])
-@pytest.mark.parametrize("block", [1, 2, 3])
+@pytest.mark.parametrize(("block", "norms"), [(1, False), (2, False), (3, False), (2, True)])
 @pytest.mark.parametrize("dynamic", [None, False])
-def test_dense_sums_start_as_the_plain_residual_network_to_the_bit(multiway, block, dynamic, seed):
+def test_dense_sums_start_as_the_plain_residual_network_to_the_bit(multiway, block, norms, dynamic, seed):
     parts, x = branches(7), torch.randn(2, 5, DIM)
     plain = x
     for part in parts:
         plain = plain + (part(plain, plain, plain) if isinstance(part, Three) else part(plain))
-    recipe = changed("muddformer", multiway=multiway, block=block)
+    recipe = changed("muddformer", multiway=multiway, block=block, norms=norms)
     assert torch.equal(sm.Stack(parts, DIM, recipe=recipe, dynamic=dynamic)(x), plain)
 
 
@@ -198,6 +216,30 @@ def test_parameters_of_dense_sums():
     stack = sm.Stack([nn.Identity(), nn.Identity()] * blocks, C, recipe=changed("muddformer", inputs=(3, 1)))
     sizes = [4 * (i + 1) for i in range(1, blocks)] + [blocks + 1]
     assert sum(p.numel() for p in stack.parameters()) == sum(K * (C + K + 1) for K in sizes)
+
+
+@pytest.mark.parametrize("dynamic", [None, False])
+def test_norms_around_sums_are_learned_and_reset(dynamic, seed):
+    recipe = changed("muddformer", norms=True)
+    stack = sm.Stack(branches(6), DIM, recipe=recipe, dynamic=dynamic).double()
+    plain = sum(p.numel() for p in sm.Stack(branches(6), DIM, recipe="muddformer", dynamic=dynamic).parameters())
+    assert sum(p.numel() for p in stack.parameters()) == plain + (4 + 2 * 4 + 1) * DIM  # of 4 sources, 2 x 4 + 1 sums
+    optimizer = torch.optim.SGD(stack.parameters(), lr=0.1)
+    seen = set()
+    for _ in range(3):
+        optimizer.zero_grad()
+        stack(torch.randn(4, 5, DIM, dtype=DOUBLE)).mul(torch.randn(DIM, dtype=DOUBLE)).sum().backward()
+        seen |= {name for name, p in stack.named_parameters() if p.grad is not None and p.grad.any()}
+        optimizer.step()
+    assert seen == {name for name, _ in stack.named_parameters()}
+    stack.reset_parameters()
+    assert (stack[0].norm.weight == 1).all()
+    assert (stack[2].after.weight == 1e-3).all()
+    assert not stack[2].logits.bias.any()
+    x = torch.randn(2, DIM, dtype=DOUBLE, requires_grad=True)
+    small = perturbed(sm.Stack([nn.Tanh()] * 3, DIM, recipe=recipe, dynamic=dynamic).double())
+    assert torch.autograd.gradcheck(small, (x,))
+    assert {p.dtype for n, p in stack.bfloat16().named_parameters() if ".branch." not in n} == {torch.float64}
 
 
 def test_only_the_first_site_of_a_block_makes_sums(seed):
@@ -338,6 +380,8 @@ def test_what_they_refuse(recipe):
 def test_what_only_one_refuses():
     with pytest.raises(ValueError, match=r"multiway: got 1; accepted: True, False"):
         sm.Stack([nn.Tanh()], DIM, recipe=changed("muddformer", multiway=1))
+    with pytest.raises(ValueError, match=r"norms: got 1; accepted: True, False"):
+        sm.Stack([nn.Tanh()], DIM, recipe=changed("muddformer", norms=1))
     with pytest.raises(ValueError, match=r"logits: got 'static'; depth-attention connections accept query"):
         sm.Stack([nn.Tanh()], DIM, recipe="attnres", dynamic=False)
     with pytest.raises(ValueError, match=r"connection is 'depth-attention'; HyperConnection accepts"):

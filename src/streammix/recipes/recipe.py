@@ -59,7 +59,7 @@ class Recipe:
         "dense": all outputs so far, or all states between blocks, read by attention or by weighted sums.
     connection_options: further arguments of "generalised" (segments: m), "sparse" (active, fixed, temporal, time_axis),
         "decoupled" (inputs, static_reads), "multi-gate" (gate, depth), "depth-attention" (block) and "dense" (block,
-        inputs, multiway), explained by the connections in `streammix.layers`.
+        inputs, multiway, norms), explained by the connections in `streammix.layers`.
     streams: how many streams, fractions or segments a Stack has if not told: the source's number.
     manifold, manifold_options: the feasible set of H_res, see `streammix.manifolds.get`. An option that changes along
         the depth is a Switch.

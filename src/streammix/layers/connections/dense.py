@@ -1,5 +1,7 @@
 """MUDDFormer: every block reads sums of all states between blocks, one for each of its inputs and one to add to."""
 
+from typing import cast
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,13 +12,18 @@ from ..generators import Dense, Generator, Start, Static
 from .base import Connection, Finish, Inputs, State, unmixed
 from .branches import chosen_inputs
 from .combine import check_output
+from .gain import Gain
 from .history import History, block_of, check_history, check_settings, weighted_sum
 from .hyper import check_width
+
+AFTER = 1e-3  # gains of the norms after sums in a new network
 
 
 class DenseConnection(
     Connection,
-    wiring=Wiring("dense", logits=("dense", "static"), endings=("dense",), optional=("block", "inputs", "multiway")),
+    wiring=Wiring(
+        "dense", logits=("dense", "static"), endings=("dense",), optional=("block", "inputs", "multiway", "norms")
+    ),
 ):
     """A site of multiway dynamic dense connections (MUDDFormer, arXiv 2502.12170, Eq. 5-8).
 
@@ -36,6 +43,8 @@ class DenseConnection(
             block: b. 2 if left out.
             inputs: k in place of what the branch says, as DecoupledConnection's.
             multiway: False for one sum, as every input and to add to. True if left out.
+            norms: True for the paper's PrePostDANorm (Eq. 10), for deep and narrow models: sources are normalised, each
+            once, and every sum is normalised and added to X_i. Gains start at 1 and 1e-3, a at zero.
         activation: None.
         The others are Connection's.
 
@@ -59,11 +68,14 @@ class DenseConnection(
         multiway = options.get("multiway", True)
         if not isinstance(multiway, bool):
             raise ValueError(f"multiway: got {multiway!r}; accepted: True, False")
+        norms = norms_of(self.recipe)
         before, place = divmod(self.site, self.block)
         self.opens, self.sources = place == 0, before + (1 if place == 0 else 2)
         self.ways = self.inputs + 1 if multiway else 1
         sums = self.opens and before > 0
         self.logits: nn.Module = weights_of(self.recipe, self.dim, self.sources, self.ways) if sums else nn.Identity()
+        self.norm = Gain(self.dim, self.recipe.norm_eps, 1.0) if norms and self.opens else None
+        self.after = Gain(self.dim, self.recipe.norm_eps, AFTER, self.ways) if norms and sums else None
 
     def begin(self, x: Float[Tensor, "*batch C"]) -> State:
         check_width(x, self.dim)
@@ -86,15 +98,18 @@ class DenseConnection(
     def join(self, x: Tensor, *carried: Tensor) -> tuple[Inputs, Finish]:
         state = (x, *carried)
         check_history(state, self.sources, self.dim, self.site)
+        before = state if self.opens else state[:-1]
+        if self.norm is not None:
+            before = (*state[:-1], self.norm(state[-1]))
         sums: list[Tensor] = [state[-1]]
         if isinstance(self.logits, Generator):
-            sums = [weighted_sum(a, state, x.dtype) for a in self.weights(*state).unbind(-2)]
+            sums = summed(self.weights(*state), before, state[-1], self.after)
         residual = sums[-1]
         inputs = tuple(sums[:-1]) or (residual,)
 
         def finish(y: Tensor) -> History:
             check_output(self.branch, y, x.shape[:-1], self.dim)
-            return (*(state if self.opens else state[:-1]), (residual + y).to(x.dtype))
+            return (*before, (residual + y).to(x.dtype))
 
         return inputs if len(inputs) > 1 else inputs[0], finish
 
@@ -120,18 +135,40 @@ class Summed(nn.Module):
     def __init__(self, recipe: Recipe, dim: int, sources: int) -> None:
         super().__init__()
         self.logits = weights_of(recipe, dim, sources, 1)
+        norms = norms_of(recipe)
+        self.norm = Gain(dim, recipe.norm_eps, 1.0) if norms else None
+        self.after = Gain(dim, recipe.norm_eps, AFTER, 1) if norms else None
 
     def reset_parameters(self) -> None:
-        self.logits.reset_parameters()
+        for part in self.children():
+            cast("Generator", part).reset_parameters()
 
     def forward(self, state: History) -> Float[Tensor, "*batch C"]:
-        (A,) = self.logits(state[-1].unsqueeze(-2))
-        return weighted_sum(A, state, state[0].dtype)
+        *before, last = state
+        (A,) = self.logits(last.unsqueeze(-2))
+        sources = (*before, last if self.norm is None else self.norm(last))
+        (out,) = summed(A.unsqueeze(-2), sources, last, self.after)
+        return out
+
+
+def summed(
+    A: Float[Tensor, "*batch ways sources"], sources: History, last: Float[Tensor, "*batch C"], after: Gain | None
+) -> list[Float[Tensor, "*batch C"]]:
+    """sum_j A[s, j] sources_j for every way s; with a norm after it, that and the last state added."""
+    sums = [weighted_sum(a, sources, last.dtype) for a in A.unbind(-2)]
+    return sums if after is None else [last + after(u, way) for way, u in enumerate(sums)]
+
+
+def norms_of(recipe: Recipe) -> bool:
+    norms = recipe.connection_options.get("norms", False)
+    if not isinstance(norms, bool):
+        raise ValueError(f"norms: got {norms!r}; accepted: True, False")
+    return norms
 
 
 def weights_of(recipe: Recipe, dim: int, sources: int, ways: int) -> Generator:
-    """The generator of A, at the start: the last state alone, or nothing with start "zero"."""
-    last = float(recipe.start == "identity")
+    """The generator of A, at the start: the last state alone; nothing where that is added, or with start "zero"."""
+    last = float(recipe.start == "identity" and not norms_of(recipe))
     start = Start((*(0.0,) * (sources - 1), last) * ways, recipe.weight_std)
     if recipe.logits == "static":
         return Static((ways * sources,), start=start)

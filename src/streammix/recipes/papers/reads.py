@@ -62,10 +62,10 @@ RECIPES = (
     Recipe(
         name="muddformer",
         source="MUDDFormer, multiway dynamic dense connections: arXiv 2502.12170, Eq. 5-8 and App. B",
-        note="A block is an attention and an MLP: 2 branches, see connection_options. The paper's norms around the sums"
-        " (PrePostDANorm, optional, for deep models) and its widths of FFNs, which grow with depth, are not here; the"
-        " wider hidden layer of its code's last sum isn't either. The branches' own norm serves queries, keys and"
-        " values; the paper has one for each.",
+        note="A block is an attention and an MLP: 2 branches, see connection_options. {'norms': True} has the norms"
+        " around the sums by which the paper trains deep and narrow models (PrePostDANorm). Its widths of FFNs, which"
+        " grow with depth, and the wider hidden layer of its code's last sum are not here. The branches' own norm"
+        " serves queries, keys and values; the paper has one for each.",
         connection="dense",
         streams=1,
         manifold="identity",
