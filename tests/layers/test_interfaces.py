@@ -69,7 +69,11 @@ def test_common_gates_differ_from_group_to_group():
         (lambda: simple(group=0), r"group: got 0; accepted: integers >= 1"),
         (lambda: simple(common=1), r"common: got 1; accepted: True, False"),
         (lambda: simple(groups=2), r"got 'groups'; grouped connections accept group, common"),
-        (lambda: simple()[1](torch.zeros(2, 4, DIM)), r"site 1 is number 1 of its group of 4, .*\(streams, weights\)"),
+        (lambda: simple()[1](torch.zeros(2, 4, DIM)), r"x: got a tensor; site 1 is number 1 of its group of 4"),
+        (
+            lambda: simple()[1]((torch.zeros(2, 4, DIM), torch.zeros(2, 4))),
+            r"x: got weights of shape \(2, 4\); .*with weights \(\.\.\., 4, 8\)",
+        ),
         (lambda: simple()[0](torch.zeros(2, 3, DIM)), r"x: got shape \(2, 3, 8\); accepted: \(\.\.\., 4, 8\)"),
         (lambda: sm.Stack([nn.Tanh()], DIM, recipe="simple-hc", manifold="birkhoff"), r"do not mix"),
         (lambda: heads("uhc", heads=3), r"heads: got 3; accepted with dim 8: integers >= 1 that divide it"),

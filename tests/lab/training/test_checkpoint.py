@@ -52,6 +52,14 @@ def test_gives_back_every_bit(tiny: dict[str, Any], tmp_path: Path) -> None:
             assert value.equal(other_optimizer.state[theirs][key]), (name, key)
 
 
+def test_has_the_write_multiplier_of_its_step(tiny: dict[str, Any], tmp_path: Path) -> None:
+    model, optimizer = trained(tiny, recipe="motif-3", steps=9)
+    optim.anneal(model, model.config, 3)
+    path = checkpoint.save(tmp_path, 3, model, optimizer, {})
+    found, _ = checkpoint.load_model(path)
+    assert [site.write_multiplier for site in found.stack] == [1.75] * len(found.stack)
+
+
 def test_only_the_newest_two_stay(tiny: dict[str, Any], tmp_path: Path) -> None:
     for step in (5, 10, 100, 1_000_000):
         checkpoint.save(tmp_path, step, *trained(tiny), {})

@@ -1,5 +1,6 @@
-"""The learning rate's course and what weight decay leaves alone."""
+"""The courses of the learning rate and of write multipliers, and what weight decay leaves alone."""
 
+import dataclasses
 import math
 from itertools import pairwise
 
@@ -35,3 +36,17 @@ def test_decay_spares_vectors_and_static_connections() -> None:
         "norm.weight",
         *(f"stack.sites.{i}.{name}" for i in (0, 1) for name in ("branch.norm.weight", "logits.bias", "logits.gate")),
     }
+
+
+def test_write_multipliers_go_from_the_first_step_to_the_last() -> None:
+    config = Config(recipe="motif-3", dim=16, layers=1, heads=2, context=8, steps=5)
+    model = GPT(config)
+    seen = []
+    for step in range(1, 6):
+        optim.anneal(model, config, step)
+        seen.append([site.write_multiplier for site in model.stack])
+    assert seen == [[2.0, 2.0], [1.75, 1.75], [1.5, 1.5], [1.25, 1.25], [1.0, 1.0]]
+    optim.anneal(model, dataclasses.replace(config, steps=1), 1)  # a single step is a first one
+    assert model.stack[0].write_multiplier == 2.0
+    for recipe in ("residual", "mhc"):
+        optim.anneal(GPT(dataclasses.replace(config, recipe=recipe)), config, 3)

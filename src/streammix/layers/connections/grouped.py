@@ -1,5 +1,6 @@
 """SimpleHC: streams that are not mixed, and gates that a group of sites makes at once."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from ... import functional
 from ..._checks import check_integer
-from ...manifolds import Manifold
+from ...manifolds import Identity, Manifold
 from ...recipes import Recipe, Wiring
 from .. import generators, initialisation
 from ..activations import activate, read_weights, scaled
@@ -55,7 +56,7 @@ class GroupedConnection(
         if not isinstance(common, bool):
             raise ValueError(f"common: got {common!r}; accepted: True, False")
         self.manifold = manifold_of(manifold, self.recipe, n)
-        if self.manifold.num_logits:
+        if not isinstance(self.manifold, Identity):
             given = type(self.manifold).__name__
             raise ValueError(f"manifold: got {given}; accepted: identity, because grouped connections do not mix")
         self.place = self.site % self.group
@@ -65,12 +66,15 @@ class GroupedConnection(
         self.rows_made = len(sites)
         self.logits: Generator | None = None
         if self.place == 0:
-            self.logits = generators.make(self.recipe, self.dim, n, self.sizes, self.start(sites))
+            # The last group of logits, whose gate a recipe may freeze, is no mix here.
+            recipe = replace(self.recipe, freeze_mix_gate=False)
+            self.logits = generators.make(recipe, self.dim, n, self.sizes, self.start(sites))
 
     @property
-    def sizes(self) -> tuple[int, int, int]:
+    def sizes(self) -> tuple[int, int]:
+        """How many read and write logits a group has."""
         size = self.rows_made * self.streams
-        return size, size, 0
+        return size, size
 
     def start(self, sites: Any) -> Start:
         """Reads of all sites, then writes."""
@@ -88,14 +92,16 @@ class GroupedConnection(
         were made."""
         self.check(x)
         if self.logits is None:
-            if not carried:
+            shape = (self.rows_made, 2 * self.streams)
+            if not carried or carried[0].shape[-2:] != shape:
                 raise ValueError(
-                    f"x: got a tensor; site {self.site} is number {self.place} of its group of {self.group}, which"
-                    " accepts (streams, weights), as the site before returns them"
+                    f"x: got {'a tensor' if not carried else f'weights of shape {tuple(carried[0].shape)}'}; site"
+                    f" {self.site} is number {self.place} of its group of {self.group}, and accepts (streams, weights)"
+                    f" with weights (..., {shape[0]}, {shape[1]}), as the site before returns them"
                 )
             return carried[0]
         rows = (self.rows_made, self.streams)
-        read, write, _ = self.logits(x)
+        read, write = self.logits(x)
         read, write = read.unflatten(-1, rows), write.unflatten(-1, rows)
         return torch.cat([read_weights(self.recipe, read), activate(self.recipe.write, write)], -1)
 

@@ -50,7 +50,7 @@ class UncoupledConnection(
             self.reads = PerGroup(self.width, n, self.heads, read, recipe.norm_eps, start=reads)
         else:
             self.reads = Static((self.heads * read,), start=reads)
-        self.logits = generators.make(recipe, self.width, self.heads * n, (0, write, mix), others)
+        self.logits = generators.make(recipe, self.width, self.heads * n, (write, mix), others)
         self.write_back = WriteBack(self.dim, n, self.heads, recipe.rank)
 
     def coefficients(
@@ -68,7 +68,7 @@ class UncoupledConnection(
         self.check(x)
         rows = x.flatten(-3, -2)
         (read,) = self.reads(rows)
-        _, write, mix = self.logits(rows)
+        write, mix = self.logits(rows)
         pre = read_weights(self.recipe, read.unflatten(-1, (self.heads, self.streams)))
         return pre, self.write_weights(write), self.manifold(mix)
 
@@ -122,6 +122,6 @@ class WriteBack(AtLeastFloat32):
         self, y: Float[Tensor, "*batch C"], post: Float[Tensor, "*batch n"]
     ) -> Float[Tensor, "*batch h n width"]:
         with full_precision(y):
-            down, up = self.down.to(y.dtype), self.up.to(y.dtype).unflatten(1, (self.heads, -1))
-            low = torch.einsum("...c,nrc->...nr", y, down) * post.unsqueeze(-1)
-            return torch.einsum("...nr,nhwr->...hnw", low, up)
+            low = torch.einsum("...c,nrc->...nr", y, self.down.to(y.dtype)) * post.unsqueeze(-1)
+            groups = self.up.to(y.dtype).chunk(self.heads, 1)
+            return torch.stack([torch.einsum("...nr,nwr->...nw", low, up) for up in groups], -3)

@@ -47,7 +47,7 @@ def make(
         recipe: its `logits` name the generator.
         width: of one row of the state: C, or C / m of a segment.
         rows: n, how many rows the state has.
-        sizes: how many read, write and mix logits there are.
+        sizes: how many read, write and mix logits there are; static and flattened logits may come in other groups.
         start: see Start.
         temperature: of per-stream logits, see PerSegment.
         transposed: whether the manifold takes the mixing logits of the transpose, see PerStreamRMS.
@@ -55,7 +55,7 @@ def make(
     Raises:
         ValueError: the manifold's number of logits is none that the generator makes.
     """
-    reads, writes, mixes = sizes
+    mixes = sizes[-1]
     frozen = recipe.gate if recipe.freeze_mix_gate else None
     match recipe.logits:
         case "static":
@@ -64,7 +64,7 @@ def make(
             return Flattened(width, rows, sizes, recipe.norm_eps, frozen_gate=frozen, start=start)
         case "per-stream":
             check_square(recipe, mixes, rows)
-            of_each, eps = (reads // rows, writes // rows), layer_norm_eps(recipe)
+            of_each, eps = (sizes[0] // rows, sizes[1] // rows), layer_norm_eps(recipe)
             if of_each == (1, 1) and temperature == 1:
                 return PerStream(width, rows, eps, start=start)
             return PerSegment(width, rows, *of_each, temperature, eps, start=start)
