@@ -42,7 +42,7 @@ def test_logits_do_not_change(name):
     assert all("hc_" in key for key in set(model.state_dict()) - keys)
 
 
-@pytest.mark.parametrize("recipe", ["mhc-sinkhorn", "ihc", "hc", "kromhc", "frac", "hc-static"])
+@pytest.mark.parametrize("recipe", ["mhc-sinkhorn", "ihc", "hc", "kromhc", "frac", "hc-static", "motif-3", "ehc"])
 def test_recipes(recipe, seed):
     model, given = PLAIN["llama"](), inputs("llama")
     before = outputs(model, given)

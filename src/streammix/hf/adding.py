@@ -22,7 +22,7 @@ ENTRY = "streammix"
 #: The end of the streams, in the last layer.
 END = "hc_end"
 #: Wirings whose state is one tensor, and the same for a text in one piece and token by token.
-WIRINGS = ("hyper", "frac", "generalised")
+WIRINGS = ("hyper", "equilibrium", "frac", "generalised")
 #: How far the end of new streams may be from the plain residual network, of states of size one.
 START_TOLERANCE = 1e-4
 
@@ -45,7 +45,7 @@ def add_streams(model: Model, streams: int = 4, recipe: str | Recipe = "mhc") ->
             has no config, or in transformers' TimmWrapper.
         streams: n >= 1.
         recipe: a name of `streammix.recipes.names()` or a Recipe that starts as the plain residual network, with
-            connection "hyper", "frac" or "generalised". An ending in the sum is replaced by the mean.
+            connection "hyper", "equilibrium", "frac" or "generalised". An ending in the sum is replaced by the mean.
 
     Returns:
         The model itself.

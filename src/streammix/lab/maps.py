@@ -78,7 +78,7 @@ def measure_model(model: nn.Module, tokens: Int64[Tensor, "batch time"]) -> Maps
         sites = trace.sites()
         return Maps(
             streams=sites[0].res.shape[-1],
-            tokens=sites[0].res.shape[0],
+            tokens=tokens.numel(),
             sites=[
                 measure_site(f"{depth} {type(modules[site.name].branch).__name__}", site)
                 for depth, site in enumerate(sites, start=1)
