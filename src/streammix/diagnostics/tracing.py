@@ -103,9 +103,9 @@ def trace(model: nn.Module, *, states: bool = False, logits: bool = False) -> It
 
     Sites are connections, and what `streammix.connect` and `streammix.hf.accelerate` compute with the model's
     parameters. With single-pass wiring, what is recorded as `pre` is what a site reads with; with several reads `pre`
-    is their mean, and `reads` has all. Connections of fractions, segments, gates and sparse updates, and those that
-    keep outputs instead of streams, are passed over, because they have no n weights to read with, or no H_res of all
-    streams.
+    is their mean, and `reads` has all. Heads are recorded like tokens, each with weights, a matrix and a state
+    (n, C / h) of its own. Connections of fractions, segments, gates and sparse updates, and those that keep outputs
+    instead of streams, are passed over, because they have no n weights to read with, or no H_res of all streams.
 
         with sm.diagnostics.trace(model) as trace:
             model(tokens)

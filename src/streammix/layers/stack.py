@@ -33,9 +33,9 @@ class Stack(nn.Module):
         recompute: k keeps the streams for the backward pass only before every k-th site, and rebuilds the others there
             from the branches' outputs, without running branches again. With uniform k, sqrt(n L / (n + 2)) keeps least
             for L sites (mHC, Sec. 4.3); "auto" keeps fewer, ever further apart towards the beginning: by the time
-            those are rebuilt, the branches behind them need no memory. None keeps all. For connection "hyper" with
-            flattened logits. Under torch.compile the compiler decides instead, and sites that are hooked or compiled
-            by themselves keep all.
+            those are rebuilt, the branches behind them need no memory. None keeps all. For connections "hyper" and
+            "equilibrium" with flattened logits. Under torch.compile the compiler decides instead, and sites that are
+            hooked or compiled by themselves keep all.
         first_output: whether to drop what a branch returns beside its first output, a tuple's further items. If not,
             and a branch returns a tuple, the stack returns (y, further), further[k] being those of branch k.
         channel_dim: where x and the branches have their C channels: 1 for (B, C, H, W).
@@ -94,8 +94,8 @@ class Stack(nn.Module):
         if recompute is not None and not all(site.rebuilds for site in self):
             raise ValueError(
                 f"recompute: recipe {recipe.name!r} has {recipe.connection!r} connections with {recipe.logits} logits"
-                f"{', and an activation follows them' * (activation is not None)}; accepted: 'hyper' connections with"
-                " flattened logits and no activation, or recompute=None"
+                f"{', and an activation follows them' * (activation is not None)}; accepted: 'hyper' and"
+                " 'equilibrium' connections with flattened logits and no activation, or recompute=None"
             )
         self.collapse = self[-1].ending_here()
 

@@ -54,12 +54,17 @@ class Recipe:
         itself (`HyperConnection`). The others need a `Stack`. "frac": one state cut into n fractions. "generalised": n
         segments, m of which make a branch's width. "sparse": n streams of which a site updates a few. "single-pass":
         n streams, the read weights made at one site being used at the next. "gated": n streams that are read by gates
-        for every channel and not mixed. "decoupled": as "hyper", with a read for each input of a branch.
-        "multi-gate": n streams that are read by attention and moved towards a branch's output. "depth-attention" and
-        "dense": all outputs so far, or all states between blocks, read by attention or by weighted sums.
+        for every channel and not mixed. "decoupled": as "hyper", with a read for each input of a branch. "multi-gate":
+        n streams that are read by attention and moved towards a branch's output. "depth-attention" and "dense": all
+        outputs so far, or all states between blocks, read by attention or by weighted sums. "grouped": n streams that
+        are not mixed, the weights of a group of sites being made at its first. "equilibrium": "hyper" with writes that
+        are made with H_res. "multi-head": n streams of which each group of channels is read, written and mixed apart.
+        "uncoupled": n streams of which each group of channels is read apart, and each stream written in directions of
+        its own.
     connection_options: further arguments of "generalised" (segments: m), "sparse" (active, fixed, temporal, time_axis),
-        "decoupled" (inputs, static_reads), "multi-gate" (gate, depth), "depth-attention" (block) and "dense" (block,
-        inputs, multiway, norms), explained by the connections in `streammix.layers`.
+        "decoupled" (inputs, static_reads), "multi-gate" (gate, depth), "depth-attention" (block), "dense" (block,
+        inputs, multiway, norms), "grouped" (group, common), "multi-head" and "uncoupled" (heads: h), explained by the
+        connections in `streammix.layers`.
     streams: how many streams, fractions or segments a Stack has if not told: the source's number.
     manifold, manifold_options: the feasible set of H_res, see `streammix.manifolds.get`. An option that changes along
         the depth is a Switch.
@@ -70,7 +75,8 @@ class Recipe:
         a tensor of CP rank `rank` (TEMPER). "low-rank": for every channel, through a bottleneck of `rank` (Gated
         Residual). "query": a learned vector times each normalised stream or output. "dense": one hidden layer on the
         last state (MUDDFormer).
-    rank: of each of the three tensors, with logits "cp"; of the bottleneck, with "low-rank".
+    rank: of each of the three tensors, with logits "cp"; of the bottleneck, with "low-rank"; of the write-back, with
+        connection "uncoupled".
     read, write: activation of the read and write logits.
     read_eps: added to the read weights after the activation: pre = read(logits) + read_eps.
     write_multiplier, write_eps: post = write_multiplier write(logits) + write_eps. Liger and TileKernels multiply a
