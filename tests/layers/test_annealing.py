@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import streammix as sm
+from streammix.recipes import wirings
 
 DIM = 8
 #: Every wiring, annealed from 2 to 1.
@@ -42,8 +43,13 @@ def test_progress_goes_from_the_start_to_the_end(seed):
     assert [site.write_multiplier for site in stack] == [2.0, 1.25, 2.0, 2.0]
 
 
-def test_every_wiring_is_covered():
-    assert set(WIRINGS) == {sm.recipes.get(name).connection for name in sm.recipes.names()}
+def test_every_wiring_that_anneals_is_covered(monkeypatch):
+    anneal = {name for name, wiring in wirings._WIRINGS.items() if wiring.anneals}
+    assert set(WIRINGS) == anneal
+    recipe = sm.recipes.get("motif-3")
+    monkeypatch.setitem(wirings._WIRINGS, "hyper", dataclasses.replace(wirings.wiring_of("hyper"), anneals=False))
+    with pytest.raises(ValueError, match=r"write_multiplier_end: got 1\.0; hyper connections accept None"):
+        dataclasses.replace(recipe, gate=0.1)
 
 
 @pytest.mark.parametrize("name", WIRINGS.values())

@@ -146,6 +146,10 @@ class Recipe:
             raise ValueError(
                 f"start: got 'authors'; recipe {self.name!r} has no start of its authors' own; accepted: identity, zero"
             )
+        if self.write_multiplier_end is not None and not wiring.anneals:
+            raise ValueError(
+                f"write_multiplier_end: got {self.write_multiplier_end!r}; {self.connection} connections accept None"
+            )
         by_stream = self.logits.startswith("per-stream")
         if self.norm_eps is None and (wiring.layer_norm or by_stream):
             norm = "LayerNorm" if wiring.layer_norm or self.logits == "per-stream" else "norm of each stream"

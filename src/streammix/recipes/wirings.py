@@ -17,6 +17,7 @@ class Wiring:
     options: the connection_options that must be given.
     optional: those that may be.
     authors_start: whether it can start as the recipe's authors do.
+    anneals: whether its writes take a multiplier that changes in training, `Recipe.write_multiplier_end`.
     layer_norm: whether it normalises the state by a LayerNorm, whatever its generator does.
     """
 
@@ -26,6 +27,7 @@ class Wiring:
     options: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     authors_start: bool = False
+    anneals: bool = False
     layer_norm: bool = False
 
     def check_options(self, given: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from .hyper import HyperConnection
 
 class EquilibriumConnection(
     HyperConnection,
-    wiring=Wiring("equilibrium", logits=("static", "flattened"), endings=("sum", "mean", "head")),
+    wiring=Wiring("equilibrium", logits=("static", "flattened"), endings=("sum", "mean", "head"), anneals=True),
 ):
     """A site whose write weights are made with its mixing matrix P = H_res (eHC, OpenReview RBTdbBBvdL).
 

@@ -13,7 +13,7 @@ from .hyper import check_width
 
 class FracConnection(
     GeneralisedConnection,
-    wiring=Wiring("frac", logits=("static", "flattened", "per-stream"), endings=("concatenate",)),
+    wiring=Wiring("frac", logits=("static", "flattened", "per-stream"), endings=("concatenate",), anneals=True),
 ):
     """A site on the m fractions h_i of one state, each of width C / m (arXiv 2503.14125).
 

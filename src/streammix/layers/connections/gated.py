@@ -13,7 +13,7 @@ from .base import Connection, Finish, State, unmixed
 from .hyper import check_width
 
 
-class GatedConnection(Connection, wiring=Wiring("gated", logits=("low-rank",), endings=("gated",))):
+class GatedConnection(Connection, wiring=Wiring("gated", logits=("low-rank",), endings=("gated",), anneals=True)):
     """A site that reads the normalised streams through a gate for every channel (Qwen3.8's Gated Residual).
 
         u = (1/n) sum_i G_i * r_i,    y = branch(u),    out_i = x_i + post_i y

@@ -18,7 +18,11 @@ from .hyper import check_width
 class GeneralisedConnection(
     Connection,
     wiring=Wiring(
-        "generalised", logits=("static", "flattened", "per-stream"), endings=("sum", "mean"), options=("segments",)
+        "generalised",
+        logits=("static", "flattened", "per-stream"),
+        endings=("sum", "mean"),
+        options=("segments",),
+        anneals=True,
     ),
 ):
     """A site on n segments h_i of width C / m, of which m make a branch's width (GHC, DGHC: VWN, arXiv 2511.11238).

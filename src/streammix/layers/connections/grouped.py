@@ -26,6 +26,7 @@ class GroupedConnection(
         logits=("static", "flattened"),
         endings=("sum", "mean", "head"),
         optional=("group", "common"),
+        anneals=True,
     ),
 ):
     """A site of a group, whose first site makes the read and write weights of all from the streams it finds (SimpleHC,

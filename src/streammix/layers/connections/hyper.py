@@ -35,7 +35,7 @@ class Opened(NamedTuple):
 
 
 class HyperConnection(
-    Connection, wiring=Wiring("hyper", logits=LOGITS, endings=("sum", "mean", "head"), authors_start=True)
+    Connection, wiring=Wiring("hyper", logits=LOGITS, endings=("sum", "mean", "head"), authors_start=True, anneals=True)
 ):
     """Reads the streams, runs a branch, mixes the streams and writes the branch's output to each (mHC Eq. 3).
 

@@ -19,7 +19,9 @@ from .hyper import check_width
 
 class MultiHeadConnection(
     Connection,
-    wiring=Wiring("multi-head", logits=("static", "flattened"), endings=("sum", "mean", "head"), options=("heads",)),
+    wiring=Wiring(
+        "multi-head", logits=("static", "flattened"), endings=("sum", "mean", "head"), options=("heads",), anneals=True
+    ),
 ):
     """A site that reads, writes and mixes the streams of each of h groups of channels by coefficients of its own.
 

@@ -30,6 +30,7 @@ class SinglePassConnection(
         logits=("static", "flattened", "per-stream", "cp"),
         endings=("sum", "mean", "head", "carried"),
         authors_start=True,
+        anneals=True,
     ),
 ):
     """A site that reads with the weights of the site before it and makes those of the next (DeepSeek-V4.1):

@@ -29,6 +29,7 @@ class SparseConnection(
         logits=("static", "flattened"),
         endings=("sum", "mean", "head"),
         optional=("active", "fixed", "temporal", "time_axis"),
+        anneals=True,
         layer_norm=True,
     ),
 ):

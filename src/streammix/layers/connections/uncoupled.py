@@ -20,7 +20,9 @@ from .multi_head import MultiHeadConnection, heads_of
 
 class UncoupledConnection(
     MultiHeadConnection,
-    wiring=Wiring("uncoupled", logits=("static", "flattened"), endings=("sum", "mean", "head"), options=("heads",)),
+    wiring=Wiring(
+        "uncoupled", logits=("static", "flattened"), endings=("sum", "mean", "head"), options=("heads",), anneals=True
+    ),
 ):
     """A site whose groups of channels are read apart, and its streams written apart (uHC, OpenReview Qnj7Lf8Bz2).
 
