@@ -57,6 +57,7 @@ def worker(agent: int, rank: int) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
 def test_a_killed_process_is_started_again_and_nothing_is_lost(tiny: dict[str, Any], tmp_path: Path) -> None:
     config = Config(**tiny | {"recipe": "mhc", "batch": 4, "steps": 30, "eval_every": 15, "checkpoint_every": 5})
@@ -79,6 +80,7 @@ def test_a_killed_process_is_started_again_and_nothing_is_lost(tiny: dict[str, A
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_mistake_is_said_once(text: Path, tmp_path: Path) -> None:
     process = torchrun("train", str(text), "--out", str(tmp_path / "run"), "--batch", "5", "--context", "16")
     out, err = process.communicate(timeout=200)
@@ -114,6 +116,7 @@ def alone_at_last(rank: int, config: Config, folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_process_that_says_nothing_ends_the_others(tiny: dict[str, Any], tmp_path: Path, free_port: int) -> None:
     os.environ["MASTER_PORT"] = str(free_port)
     config = Config(**tiny | {"steps": 3})

@@ -14,7 +14,7 @@ def clip(layout: Layout, share: Tensor, limit: float, stop: bool) -> tuple[float
 
         norm = sqrt(sum of squares over processes of what each has alone + sum of squares of what all have)
 
-    One all-reduce of three numbers. Gradients that are not finite are left as they are.
+    One all-reduce of four numbers. Gradients that are not finite are left as they are.
 
     Args:
         share: this process's share of the loss.
@@ -25,9 +25,9 @@ def clip(layout: Layout, share: Tensor, limit: float, stop: bool) -> tuple[float
     for parameter in layout.module.parameters():
         if parameter.grad is not None:
             (alone if layout.apart(parameter) else common).append(local(parameter.grad))
-    loss, stops, squares = layout.team.sum(share, float(stop), squared(alone))
-    # Not the first process's alone: equal gradients give equal numbers, and rounding must not part the processes.
-    norm = math.sqrt(squares + layout.team.sum(squared(common))[0] / layout.team.world)
+    # What all have is summed too, because processes that round differently must not part.
+    loss, stops, *squares = layout.team.sum(share, float(stop), squared(alone), squared(common))
+    norm = math.sqrt(squares[0] + squares[1] / layout.team.world)
     if math.isfinite(norm) and norm > limit and (alone or common):
         torch._foreach_mul_(alone + common, limit / (norm + 1e-6))
     return loss, norm, stops > 0

@@ -1,6 +1,7 @@
 """What a run says of itself: the first process writes and shows it, the others do nothing."""
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ class Log:
         self.open = contextlib.ExitStack()
         self.metrics: Metrics | None = None
         self.display: Display | None = None
+        self.trouble: OSError | None = None
 
     def __enter__(self) -> "Log":
         def begin() -> None:
@@ -47,9 +49,27 @@ class Log:
         """Whether the validation loss after this step is on record; the same in all processes."""
         return self.team.ask_first(lambda: was_measured(self.run, step))
 
+    @property
+    def failed(self) -> bool:
+        """Whether the first process could not write, and all are to stop; `check` says why."""
+        return self.trouble is not None
+
+    def check(self) -> None:
+        if self.trouble is not None:
+            raise self.trouble
+
+    @contextlib.contextmanager
+    def keeping_trouble(self) -> Iterator[None]:
+        """Holds what the first process alone would fall over, until all can stop for it."""
+        try:
+            yield
+        except OSError as error:
+            self.trouble = self.trouble or error
+
     def val(self, step: int, loss: float, seconds: float) -> None:
         if self.metrics is not None and self.display is not None:
-            self.metrics.write(step, "val", loss=loss)
+            with self.keeping_trouble():
+                self.metrics.write(step, "val", loss=loss)
             pace = seconds / step if step else 0.0
             self.display.val(step, loss, pace * (self.config.steps - step))
 
@@ -57,18 +77,13 @@ class Log:
         if self.metrics is not None and self.display is not None:
             tokens = self.config.batch * self.config.context
             rate = tokens / took
-            self.metrics.write(
-                step,
-                "train",
-                loss=loss,
-                grad_norm=norm,
-                lr=optim.learning_rate(self.config, step),
-                tokens=step * tokens,
-                seconds=seconds,
-                tokens_per_s=rate,
-            )
+            values = {"loss": loss, "grad_norm": norm, "lr": optim.learning_rate(self.config, step)}
+            values |= {"tokens": step * tokens, "seconds": seconds, "tokens_per_s": rate}
+            with self.keeping_trouble():
+                self.metrics.write(step, "train", **values)
             self.display.train(step, loss, rate)
 
     def sync(self) -> None:
         if self.metrics is not None:
-            self.metrics.sync()
+            with self.keeping_trouble():
+                self.metrics.sync()

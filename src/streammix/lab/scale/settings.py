@@ -2,6 +2,7 @@
 
 import math
 import os
+import socket
 from dataclasses import dataclass
 
 from streammix.lab.config import Config
@@ -88,6 +89,12 @@ def rank_of_launch() -> int:
     """This process's number among those that torchrun started; 0 where it started none."""
     rank = os.environ.get("RANK", "")
     return int(rank) if launched() and rank.isdecimal() else 0
+
+
+def launch_id() -> str:
+    """What torchrun's processes have in common, also after a restart, with no others."""
+    given = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return given if given != "none" else f"{socket.gethostname()}-{os.getppid()}"
 
 
 def restarted() -> bool:

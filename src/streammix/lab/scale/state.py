@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -36,20 +35,19 @@ def plain_if_whole(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def restore(
-    layout: Layout, optimizer: torch.optim.Optimizer, folder: Path, step: int, group: dist.ProcessGroup
-) -> None:
+def restore(layout: Layout, optimizer: torch.optim.Optimizer, folder: Path, step: int) -> None:
     """Fill the model's part and the optimizer with a checkpoint's tensors, each process reading what it has.
 
     Raises:
-        LabError: a tensor is missing or of another shape.
+        LabError: in all processes, a tensor is missing or of another shape for one; nothing has been changed then.
     """
     blank: dict[str, Tensor] = {}
     for name, parameter in layout.module.named_parameters():
         form = plain_if_whole(layout.saved(name, parameter.detach()))
         blank |= {key: torch.empty_like(form) for key in (name, *(f"{moment}.{name}" for moment in sharded.MOMENTS))}
-    require_shapes({name: tensor.shape for name, tensor in blank.items()}, on_disk(folder, blank), folder)
-    sharded.load(blank, folder, group)
+    shapes = {name: tensor.shape for name, tensor in blank.items()}
+    layout.team.agree(lambda: require_shapes(shapes, on_disk(folder, blank), folder))
+    sharded.load(blank, folder, layout.team.words)
 
     def as_here(name: str, tensor: Tensor, like: Tensor) -> Tensor:
         if isinstance(like, DTensor) and not isinstance(tensor, DTensor):

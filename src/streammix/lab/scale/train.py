@@ -20,7 +20,7 @@ from streammix.lab.scale.gradients import clip
 from streammix.lab.scale.layouts import LAYOUTS, Layout
 from streammix.lab.scale.log import Log
 from streammix.lab.scale.saving import Saver
-from streammix.lab.scale.settings import Scale, restarted
+from streammix.lab.scale.settings import Scale, launch_id, restarted
 from streammix.lab.scale.team import Team, joined
 from streammix.lab.training import checkpoint, optim
 from streammix.lab.training.train import (
@@ -68,7 +68,8 @@ def train(
 
         def take_folder() -> dict[str, Any] | None:
             held.enter_context(reserved(run))
-            prepare_folder(run, config, resume or restarted())
+            prepare_folder(run, config, resume or restarted_here(run))
+            write_json(run / LAUNCH, launch_id())
             return read_json(run / "summary.json") if (run / "summary.json").exists() else None
 
         if summary := team.ask_first(take_folder):
@@ -77,7 +78,7 @@ def train(
         layout = LAYOUTS[scale.parallel](config, scale, team)
         optimizer = optim.adamw(layout.module, config)  # type: ignore[arg-type]
         if start.path is not None:
-            restored(layout, optimizer, start)
+            state.restore(layout, optimizer, start.path, start.step)
         step, counters = start.step, dict(start.counters)
         saver = Saver(run, config, team)
         with delayed_interrupt() as interrupted, Log(run, config, step, team, console) as log:
@@ -92,7 +93,7 @@ def train(
                 step += 1
                 began = time.perf_counter()
                 batch = text.train_batch(corpus, config, step)
-                loss, norm, stop = train_step(layout, optimizer, batch, step, interrupted())
+                loss, norm, stop = train_step(layout, optimizer, batch, step, interrupted() or log.failed)
                 if not (math.isfinite(loss) and math.isfinite(norm)):
                     where = blame(layout, batch, loss)
                     saved = saver.start(step - 1, layout, optimizer, counters)
@@ -110,8 +111,10 @@ def train(
                     saver.start(step, layout, optimizer, counters)
                 if stop and step < config.steps:
                     saver.finish()
+                    team.ask_first(log.check)
                     raise Interrupted(f"stopped after step {step} of {config.steps}, checkpoint written")
             saver.finish()
+            team.ask_first(log.check)
 
         def write_summary() -> dict[str, Any]:
             summary = summarize(run, described, config, counters)
@@ -120,6 +123,15 @@ def train(
             return summary
 
         return team.ask_first(write_summary)
+
+
+LAUNCH = ".launch"  # in the run's folder: which torchrun trained here last
+
+
+def restarted_here(run: Path) -> bool:
+    """Whether torchrun started the processes again that had begun this run, or gone on with it, and not merely those
+    that had been refused its folder."""
+    return restarted() and (run / LAUNCH).exists() and read_json(run / LAUNCH) == launch_id()
 
 
 def opened(team: Team, config: Config) -> text.Corpus:
@@ -152,12 +164,6 @@ def found(run: Path, config: Config, corpus: text.Corpus) -> Start:
     if start.counters["data_sha256"] != corpus.sha256:
         raise LabError(f"{run}: the text has changed since this run began; start another run")
     return Start(start.path, start.step, dict(start.counters), troubles)
-
-
-def restored(layout: Layout, optimizer: torch.optim.Optimizer, start: Start) -> None:
-    assert start.path is not None
-    path = start.path
-    layout.team.agree(lambda: state.restore(layout, optimizer, path, start.step, layout.team.words))
 
 
 def train_step(
