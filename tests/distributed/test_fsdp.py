@@ -180,3 +180,7 @@ def test_modules_that_a_model_of_transformers_keeps_in_float32_are_islands() -> 
     model = Model()
     model._keep_in_fp32_modules_strict = ["head"]
     assert list(sm.distributed.islands(model)) == ["stack", "head"]
+    model._keep_in_fp32_modules_strict = ["head.weight", "embed"]
+    assert list(sm.distributed.islands(model)) == ["embed", "stack"]  # the head has a bias besides
+    model._keep_in_fp32_modules_strict = ["embed", "stack", "head"]
+    assert list(sm.distributed.islands(model)) == [""]

@@ -1,6 +1,6 @@
 """Islands: the modules whose parameters stay in float32 when the model around them trains in bfloat16."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,7 +34,7 @@ def parts(model: nn.Module, units: Chosen = (), float32: Chosen = ()) -> list[Pa
     fused with its neighbour; a connection outside of stacks is one, and so is any other module whose parameters are
     float32 at least. Branches are no part of an island. Parts without parameters are left out.
     """
-    float32 = [*float32, *kept_by_transformers(model)]
+    kept = kept_by_transformers(model)
     found: list[Part] = []
     seen: set[nn.Module] = set()
 
@@ -42,7 +42,7 @@ def parts(model: nn.Module, units: Chosen = (), float32: Chosen = ()) -> list[Pa
         if module in seen:
             return
         seen.add(module)
-        begins = not inside and (isinstance(module, ISLANDS) or chosen(module, name, float32))
+        begins = not inside and (isinstance(module, ISLANDS) or module in kept or chosen(module, name, float32))
         own_branch = getattr(module, "branch", None)
         for child_name, child in module.named_children():
             is_branch = child is own_branch and (begins or isinstance(module, Connection))
@@ -67,10 +67,18 @@ def chosen(module: nn.Module, name: str, choice: Chosen) -> bool:
     )
 
 
-def kept_by_transformers(model: nn.Module) -> Iterator[str]:
-    """The modules that a model of Hugging Face's transformers names as to be kept in float32."""
-    for module in model.modules():
-        yield from getattr(module, "_keep_in_fp32_modules_strict", None) or ()
+def kept_by_transformers(model: nn.Module) -> set[nn.Module]:
+    """The modules all of whose parameters a model of Hugging Face's transformers keeps in float32: those in whose names
+    a part, or several in a row, is among `_keep_in_fp32_modules_strict`."""
+    found: set[nn.Module] = set()
+    for root in model.modules():
+        parts = getattr(root, "_keep_in_fp32_modules_strict", None)
+        if parts:
+            for path, module in root.named_modules():
+                names = [f".{path}.{name}." if path else f".{name}." for name, _ in module.named_parameters()]
+                if names and all(any(f".{part}." in name for part in parts) for name in names):
+                    found.add(module)
+    return found
 
 
 def own_parameters(part: Part, all_parts: Collection[Part]) -> dict[str, nn.Parameter]:

@@ -105,15 +105,19 @@ def joined(config: Config, scale: Scale) -> Iterator[Team]:
 def meet(device: torch.device, wait: timedelta) -> None:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if not launched():
-        dist.init_process_group(
-            "gloo", store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1, timeout=wait
-        )
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=wait)
         return
     try:
-        dist.init_process_group(backend, timeout=wait)
-    except (RuntimeError, ValueError) as error:  # no such host, a port in use, a process that never came
+        store, rank, world = next(dist.rendezvous("env://", timeout=wait))  # type: ignore[attr-defined]
+        # torchrun keeps its store when it starts processes again, with the addresses of those that are dead.
+        attempt = f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}-of-{world}"
+        own = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=own, rank=rank, world_size=world, timeout=wait)
+    except (RuntimeError, ValueError, OSError) as error:  # no such host, a port in use, a process that never came
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LabError(f"the processes did not meet within {wait.seconds} seconds (--timeout): {reason}") from None
+        seconds = int(wait.total_seconds())
+        raise LabError(f"the processes did not meet within {seconds} seconds (--timeout): {reason}") from None
 
 
 def gloo_group(wait: timedelta) -> dist.ProcessGroup:

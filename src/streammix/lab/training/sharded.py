@@ -6,6 +6,7 @@ RUN/checkpoints/step-000200/shard-00001-model-00001-of-00001.safetensors   "NAME
 A file's own header says which part of each tensor it has, so any number of processes can read what any other wrote.
 """
 
+import contextlib
 import hashlib
 import math
 import warnings
@@ -96,22 +97,17 @@ def load(tensors: dict[str, Tensor], folder: Path, group: dist.ProcessGroup | No
         load_together(tensors, storage_reader=reader, process_group=group, no_dist=group is None)
 
 
-class said_plainly:
+@contextlib.contextmanager
+def said_plainly(folder: Path) -> Iterator[None]:
     """Turns what reading shards raises into one line."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if error is None or isinstance(error, LabError):
-            return
+    try:
+        yield
+    except BaseException as error:  # torch.distributed.checkpoint's own is no Exception
         for cause in causes(error):
-            if isinstance(cause, SafetensorError | KeyError | ValueError | RuntimeError | AssertionError | TypeError):
+            if isinstance(cause, SafetensorError | KeyError | ValueError | AssertionError | TypeError):
                 reason = " ".join(str(cause).split())
-                raise LabError(f"{self.folder}: corrupt checkpoint ({reason})") from None
+                raise LabError(f"{folder}: corrupt checkpoint ({reason})") from None
+        raise
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
