@@ -182,5 +182,6 @@ def test_modules_that_a_model_of_transformers_keeps_in_float32_are_islands() -> 
     assert list(sm.distributed.islands(model)) == ["stack", "head"]
     model._keep_in_fp32_modules_strict = ["head.weight", "embed"]
     assert list(sm.distributed.islands(model)) == ["embed", "stack"]  # the head has a bias besides
-    model._keep_in_fp32_modules_strict = ["embed", "stack", "head"]
-    assert list(sm.distributed.islands(model)) == [""]
+    plain = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    plain._keep_in_fp32_modules_strict = ["weight", "bias"]
+    assert list(sm.distributed.islands(plain)) == [""]

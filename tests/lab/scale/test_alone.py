@@ -16,9 +16,10 @@ from streammix.lab.config import Config
 from streammix.lab.errors import LabError
 from streammix.lab.scale import Scale
 from streammix.lab.scale.layouts.tokens import as_one, by_process
+from streammix.lab.scale.train import LAUNCH, restarted_here
 from streammix.lab.scale.train import train as train_together
 from streammix.lab.training import checkpoint, sharded
-from streammix.lab.training.metrics import read_metrics
+from streammix.lab.training.metrics import Metrics, read_metrics
 from streammix.lab.training.train import train
 
 MANY = 10**6  # bytes
@@ -239,3 +240,32 @@ def test_the_place_of_a_gradient_that_is_not_finite_is_named(tiny: dict[str, Any
         assert found == "first in the gradient of stack.sites.2.branch.out.weight"
         layout.module.stack.sites[1].branch.out.weight.data.fill_(torch.nan)
         assert blame(layout, (tokens, tokens), torch.nan) == "first after site 2 (stack.sites.1)"
+
+
+def test_measurements_that_cannot_be_written_stop_the_run_with_a_checkpoint(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Metrics.write
+
+    def full(self: Metrics, step: int, kind: str, **values: float) -> None:
+        if step == 5:
+            raise OSError(28, "No space left on device", str(self.path))
+        write(self, step, kind, **values)
+
+    monkeypatch.setattr(Metrics, "write", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*metrics\.jsonl"):
+        train_together(Config(**tiny), tmp_path / "run")
+    assert [path.name for path in checkpoint.steps(tmp_path / "run")] == ["step-000004", "step-000006"]
+
+
+def test_a_restart_goes_on_with_its_own_run_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch = {"RANK": "0", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "mine", "TORCHELASTIC_RESTART_COUNT": "1"}
+    for name, value in launch.items():
+        monkeypatch.setenv(name, value)
+    assert not restarted_here(tmp_path)
+    (tmp_path / LAUNCH).write_text('"another"')
+    assert not restarted_here(tmp_path)
+    (tmp_path / LAUNCH).write_text('"mine"')
+    assert restarted_here(tmp_path)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert not restarted_here(tmp_path)
