@@ -143,6 +143,22 @@ def words(text: str, option: str) -> list[str]:
     return found
 
 
+@app.command(epilog="Example: [bold]streammix report runs/small runs/large --out runs/report.html[/bold]")
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Runs, or folders that hold runs, as compare and sweep do.")],
+    out: Annotated[Path, typer.Option(help="The page to write, in a folder that exists.")] = Path("runs/report.html"),
+) -> None:
+    """Put any number of runs on one page.
+
+    Runs that differ in their seed alone are one line in a band; those that differ in the learning rate too are compared
+    by it. Curves are by step, tokens or time; what the streams did while training has a slider. The page is one HTML
+    file, which needs no network.
+    """
+    from streammix.lab.report.runs_page import write_runs
+
+    tell(f"Page: {write_runs(folders, out)}")
+
+
 @app.command(epilog="Example: [bold]streammix inspect runs/train[/bold]")
 def inspect(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder: its newest checkpoint.")],

@@ -113,6 +113,18 @@ def test_every_recipe_with_maps_has_a_summary(recipe, seed):
     assert summary.composite.isfinite().all()
 
 
+def test_the_prediction_is_of_what_the_sites_do_not_share(seed):
+    mixed, free = Stacked("mhc"), Stacked("hc")
+    for model, shared in ((mixed, 1), (free, 0)):
+        with torch.no_grad(), trace(model) as record:
+            model(torch.randn(3, DIM))
+        summary = summarize(record)
+        expected = sm.diagnostics.free_product(list(summary.spectra[:, shared:])).quantiles(STREAMS - shared)
+        assert summary.predicted().tolist() == [1.0] * shared + expected.tolist()
+    summary.spectra[1, 2] = math.nan
+    assert summary.predicted().isnan().all()
+
+
 def test_sites_on_borrowed_parameters_measure_the_same(seed):
     model, x = Stacked("mhc"), torch.randn(6, DIM)
     borrowing = Borrowing(model)

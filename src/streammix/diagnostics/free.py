@@ -148,8 +148,8 @@ class Factors(NamedTuple):
         part = self.weight * self.t * inverse
         return u * part.sum(-1), (part * inverse).sum(-1)
 
-    def gap(self, w: Tensor, log_u: Tensor, plus: Tensor) -> Tensor:
-        """Σ log u_l + (L - 1) (log(1 + w) - log w), `plus` being log(1 + w) - log w."""
+    def gap(self, log_u: Tensor, plus: Tensor) -> Tensor:
+        """Σ log u_l + (L - 1) (log(1 + w) - log w), `plus` being that difference."""
         return (self.times * log_u).sum(0) + (self.total - 1) * plus
 
     def on_the_negative_axis(self, log_radius: Float[Tensor, " points"]) -> tuple[Tensor, Tensor]:
@@ -158,7 +158,7 @@ class Factors(NamedTuple):
         w = -(1 - self.zeros) * logit.sigmoid()
         log_u = self.real_inverse(w)
         log_one = (self.zeros + (1 - self.zeros) * (-logit).sigmoid()).log()
-        table = self.gap(w, log_u, log_one - (-w).log())
+        table = self.gap(log_u, log_one - (-w).log())
         right = torch.searchsorted(table, log_radius).clamp(1, len(table) - 1)
         share = ((log_radius - table[right - 1]) / (table[right] - table[right - 1])).clamp(0, 1)
         logit = logit[right - 1] + share * (logit[right] - logit[right - 1])
@@ -187,11 +187,11 @@ class Factors(NamedTuple):
             for _ in range(CORRECTIONS + 9 * (turn in (0, TURNS))):
                 values, slopes = self.transform(u)
                 rest = w - values
-                gap = self.gap(w, u.log(), (1 + w).log() - w.log()) - target
+                gap = self.gap(u.log(), -(w / (1 + w)).log()) - target
                 by_w = self.times / (u * slopes)
-                step = -(gap + (rest * by_w).sum(0)) / (by_w.sum(0) + repeats * (1 / (1 + w) - 1 / w))
+                step = -(gap + (rest * by_w).sum(0)) / (by_w.sum(0) - repeats / (w * (1 + w)))
                 u, w = upper(u + (rest + step) / slopes), upper(w + step)
-                error = (gap.abs() + rest.abs().amax(0)).max().item()
+                error = (gap.abs() + (rest / (1 + w)).abs().amax(0)).max().item()
         if not error < TOLERANCE:
             raise ArithmeticError(
                 f"free_product: Newton's method left an error of {error:.1e} (allowed: {TOLERANCE:g})"

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from .._checks import check_integer
 from . import contraction, marginals, usage
+from .free import free_product
 from .gains import GainsByDepth, gains_by_depth, products
 from .spectra import effective_rank, singular_values
 from .tracing import Site, Trace
 
+DOUBLY_STOCHASTIC = 1e-2  # how far a sum of a row or column is from one at most, the worst averaged over tokens
 #: Of H_res, per token; see the function of that name.
 OF_MIX: dict[str, Callable[[Tensor], Tensor]] = {
     "row_deviation": marginals.row_deviation,
@@ -64,6 +66,22 @@ class Summary:
     """The same of P_{1:l}."""
     rank: Float[Tensor, " sites"]
     """effective_rank of P_{1:l}."""
+
+    def predicted(self) -> Float[Tensor, " n"]:
+        """What `free_product` makes of `spectra`, to compare with the last row of `composite` (arXiv 2602.18308).
+
+        Where all rows and columns sum to one, to DOUBLY_STOCHASTIC, the streams' mean is a singular vector that all
+        sites share, with the value one; the prediction is then of the others. NaN where a spectrum is not finite, or
+        all zero.
+        """
+        sums = torch.stack([self.measures["row_deviation"], self.measures["column_deviation"]])
+        shared = 1 if bool((sums < DOUBLY_STOCHASTIC).all()) else 0
+        found = torch.ones(self.spectra.shape[-1], dtype=torch.float64)
+        rest = self.spectra[:, shared:]
+        if rest.shape[-1]:
+            usable = bool(rest.isfinite().all() and (rest.amax(-1) > 0).all())
+            found[shared:] = free_product(list(rest)).quantiles(rest.shape[-1]) if usable else torch.nan
+        return found
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """What a trained model's read, write and mix maps do on held-out text, site by site."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,20 +72,23 @@ def unmapped(recipe: str) -> str:
 
 def measure_model(model: nn.Module, tokens: Int64[Tensor, "batch time"]) -> Maps:
     """Run a model once and measure every HyperConnection in it."""
-    modules = dict(model.named_modules())
     with torch.no_grad(), cpu_threads(1):
         with diagnostics.trace(model, states=True) as trace:
             model(tokens)
         sites = trace.sites()
+        names = labels(model, sites)
         return Maps(
             streams=sites[0].res.shape[-1],
             tokens=tokens.numel(),
-            sites=[
-                measure_site(f"{depth} {type(modules[site.name].branch).__name__}", site)
-                for depth, site in enumerate(sites, start=1)
-            ],
+            sites=[measure_site(name, site) for name, site in zip(names, sites)],
             gains=diagnostics.gains_by_depth([site.res for site in sites]),
         )
+
+
+def labels(model: nn.Module, sites: Sequence[diagnostics.Site]) -> list[str]:
+    """Each site's place and the kind of its branch: "1 Attention"."""
+    modules = dict(model.named_modules())
+    return [f"{depth} {type(modules[site.name].branch).__name__}" for depth, site in enumerate(sites, start=1)]
 
 
 def mixes(model: nn.Module, tokens: Int64[Tensor, "batch time"]) -> list[Float[Tensor, "n n"]]:

@@ -6,6 +6,7 @@ from streammix.lab.files import replace_file
 from streammix.lab.maps import Maps
 from streammix.lab.report import plots_sites, plots_training
 from streammix.lab.report.about import about
+from streammix.lab.report.clocks import clocks
 from streammix.lab.report.comparison import Comparison, read_comparison
 from streammix.lab.report.page import Plot, Section, page
 from streammix.lab.report.style import Palette
@@ -37,6 +38,7 @@ def write_report(compare_dir: Path) -> Path:
         headline=headline(comparison, palette),
         maps=[tiles(name, one, palette) for name, one in maps.items()],
         about=about(comparison),
+        clocks={"": clocks((run.name, [run]) for run in comparison.runs)},
     )
     path = Path(compare_dir) / NAME
     replace_file(path, text.encode())

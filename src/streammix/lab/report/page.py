@@ -3,13 +3,13 @@
 import functools
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from plotly.offline import get_plotlyjs
 
 import streammix
 from streammix.lab.report.style import MAPS, PAGE, Palette
@@ -23,6 +23,8 @@ class Plot:
     title: str
     sentence: str
     figure: go.Figure
+    clock: str = ""
+    """Which of the page's clocks its curves over steps go by."""
     number: int = 0
     """Its place among the page's figures, which `page` sets."""
 
@@ -37,6 +39,8 @@ class Section:
     table: Table | None = None
     thirds: bool = False
     """Three plots side by side on a wide page rather than two."""
+    slider: bool = False
+    """Whether a slider above the plots chooses the step that they show."""
 
 
 @functools.cache
@@ -53,10 +57,29 @@ def environment() -> Environment:
     return made
 
 
-def page(template: str, title: str, sections: Sequence[Section], palette: Palette, **parts: Any) -> str:
+@functools.cache
+def plotly() -> str:
+    """The part of plotly.js that draws lines, bars and points: a quarter of the whole."""
+    return (files("streammix.lab.report") / "plotly" / "plotly-basic.min.js").read_text(encoding="utf-8")
+
+
+def page(
+    template: str,
+    title: str,
+    sections: Sequence[Section],
+    palette: Palette,
+    *,
+    clocks: Mapping[str, Mapping[str, Any]] | None = None,
+    course: Mapping[str, Any] | None = None,
+    **parts: Any,
+) -> str:
     """The whole document; `parts` are what the template asks for, as plain data.
 
     A line of the legend hides its recipe in all plots and every element with that `data-of`.
+
+    Args:
+        clocks: by a plot's `clock` and a line's name, what steps were in tokens and seconds, see clocks.py.
+        course: what the slider sets the maps by, see course.py.
     """
     plots = [plot for section in sections for plot in section.plots]
     for number, plot in enumerate(plots):
@@ -73,8 +96,10 @@ def page(template: str, title: str, sections: Sequence[Section], palette: Palett
             light=variables(palette, 0),
             dark=variables(palette, 1),
             legend=legend(palette),
-            plotly=get_plotlyjs(),
-            data={"figures": figures, "dark": palette.dark()},
+            plotly=plotly(),
+            axes=bool(clocks),
+            places=course["steps"] if course else [],
+            data={"figures": figures, "dark": palette.dark(), "clocks": clocks or {}, "course": course},
         )
     )
 

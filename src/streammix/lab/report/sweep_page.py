@@ -5,10 +5,15 @@ from pathlib import Path
 from streammix.lab.files import replace_file
 from streammix.lab.report import plots_seeds
 from streammix.lab.report.about import about_sweep
+from streammix.lab.report.clocks import clocks
+from streammix.lab.report.course import Diagnoses, course, groups
 from streammix.lab.report.page import Plot, Section, page
+from streammix.lab.report.plots_seeds import by_recipe
+from streammix.lab.report.runs_page import courses
 from streammix.lab.report.style import Palette
 from streammix.lab.report.sweep_folder import Sweep, read_sweep
 from streammix.lab.report.sweep_results import counts, headline, run_table, verdict
+from streammix.lab.training.diagnosis import read_diagnoses
 
 PAGE = "sweep.html"
 BAND = "Line: mean over seeds; band: from the lowest seed to the highest."
@@ -25,14 +30,21 @@ def write_sweep(out: Path) -> Path:
     """
     sweep = read_sweep(out)
     palette = Palette(sweep.recipes)
+    diagnoses = read_courses(sweep)
+    made = course({name: next(filter(None, several), {}) for name, several in diagnoses.items()})
+    sections = [section(sweep, precision, palette) for precision in sweep.precisions]
     text = page(
-        "page.html.j2",
+        "runs.html.j2",
         "Hyper-connections over seeds",
-        [*(section(sweep, precision, palette) for precision in sweep.precisions), every_run(sweep, palette)],
+        [*sections, *(courses(diagnoses, made, palette) if made else [])],
         palette,
         lead=[verdict(sweep, precision) for precision in sweep.precisions],
         notes=notes(sweep),
         about=about_sweep(sweep),
+        clocks={precision: clocks(by_recipe(sweep.of(precision))) for precision in sweep.precisions},
+        course=made.data() if made else None,
+        maps=groups(made, palette) if made else [],
+        last=every_run(sweep, palette),
     )
     path = Path(out) / PAGE
     replace_file(path, text.encode())
@@ -54,8 +66,14 @@ def section(sweep: Sweep, precision: str, palette: Palette) -> Section:
     )
 
 
+def read_courses(sweep: Sweep) -> dict[str, list[Diagnoses]]:
+    """What each recipe's runs logged of their sites, with the first precision."""
+    several = by_recipe(sweep.of(sweep.precisions[0]))
+    return {name: [read_diagnoses(run.folder) for run in runs] for name, runs in several}
+
+
 def plots(sweep: Sweep, precision: str, palette: Palette) -> list[Plot]:
-    """Losses and gradients by step."""
+    """Losses and gradients by step, tokens or time."""
     seeds, bigram = sweep.of(precision), sweep.bigram(precision)
     made = [
         Plot(
@@ -85,6 +103,8 @@ def plots(sweep: Sweep, precision: str, palette: Palette) -> list[Plot]:
             plots_seeds.grad_norm(seeds, palette),
         ),
     ]
+    for plot in made:
+        plot.clock = precision
     return made
 
 

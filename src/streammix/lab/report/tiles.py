@@ -76,29 +76,39 @@ def off_diagonal(mixes: Sequence[Tensor]) -> float:
 
 
 def tile(site: SiteMaps, streams: int) -> Tile:
-    """One site. Row i of the square is what stream i receives: sum_j H_res[i, j] x[j] + write[i] y."""
-    read, write, mix = site.read.tolist(), site.write.tolist(), site.mix.tolist()
-    most = max(1.0, *(abs(value) for value in (*read, *write, *(v for row in mix for v in row))))
+    """One site, with the spread over tokens."""
+    values = (site.read, site.write, site.mix)
+    return grid(site.label, values, (site.read_spread, site.write_spread, site.mix_spread), dense=streams > DENSE)
+
+
+def grid(label: str, values: Sequence[Tensor], spreads: Sequence[Tensor], *, dense: bool, least: float = 1.0) -> Tile:
+    """A tile of read (n), write (n) and mix (n, n), and their spreads; the full colour is the largest, or `least`.
+
+    Row i of the square is what stream i receives: sum_j H_res[i, j] x[j] + write[i] y.
+    """
+    read, write, mix = (one.tolist() for one in values)
+    read_spread, write_spread, mix_spread = (one.tolist() for one in spreads)
+    most = max(least, *(abs(value) for value in (*read, *write, *(v for row in mix for v in row))))
 
     first = [
         cell(value, spread, most, f"read from stream {j + 1}")
-        for j, (value, spread) in enumerate(zip(read, site.read_spread.tolist()))
+        for j, (value, spread) in enumerate(zip(read, read_spread))
     ]
     rows = []
     for i, row in enumerate(mix):
         mixed = [
             cell(value, spread, most, f"stream {j + 1} into stream {i + 1}")
-            for j, (value, spread) in enumerate(zip(row, site.mix_spread[i].tolist()))
+            for j, (value, spread) in enumerate(zip(row, mix_spread[i]))
         ]
-        rows.append(TileRow(mixed, cell(write[i], site.write_spread[i].item(), most, f"written to stream {i + 1}")))
-    return Tile(site.label, streams > DENSE, first, rows)
+        rows.append(TileRow(mixed, cell(write[i], write_spread[i], most, f"written to stream {i + 1}")))
+    return Tile(label, dense, first, rows)
 
 
 def cell(value: float, spread: float, most: float, meaning: str) -> Cell:
-    """A number, the stronger its colour the larger; the exact value and its spread over tokens on hover."""
+    """A number, the stronger its colour the larger; the exact value on hover, and its spread over tokens, if known."""
     share = abs(value) / most
     exact = f"{value:.4f}" if abs(value) >= 1e-3 or not value else f"{value:.1e}"
-    exponent, logarithm = "", 0.0
+    exponent, logarithm, known = "", 0.0, not math.isnan(spread)
     if math.isfinite(value) and value:
         exponent = str(math.floor(math.log10(abs(value))))
         logarithm = min(1.0, max(0.0, 1 + math.log10(abs(value)) / LOG_DECADES))
@@ -107,10 +117,10 @@ def cell(value: float, spread: float, most: float, meaning: str) -> Cell:
         strong=share > 0.55,
         share=f"{share:.2f}",
         logarithm=f"{logarithm:.2f}",
-        wide=f"{min(1.0, 4 * spread / most):.2f}",  # spreads are smaller than what they are of
+        wide=f"{min(1.0, 4 * spread / most) if known else 0:.2f}",  # spreads are smaller than what they are of
         exponent=exponent,
-        spread=short(spread),
-        title=f"{meaning}: {exact} ± {spread:.2g} over tokens",
+        spread=short(spread) if known else "",
+        title=f"{meaning}: {exact}" + (f" ± {spread:.2g} over tokens" if known else ""),
         shown=short(value),
     )
 

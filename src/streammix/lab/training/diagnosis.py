@@ -18,7 +18,7 @@ from streammix.diagnostics import GainsByDepth, Summary
 from streammix.lab import text
 from streammix.lab.config import Config
 from streammix.lab.files import naming, open_own, replace_file
-from streammix.lab.maps import unmapped
+from streammix.lab.maps import labels, unmapped
 from streammix.lab.model import GPT
 from streammix.lab.training.metrics import lines_of
 
@@ -92,12 +92,15 @@ def probe(corpus: text.Corpus, config: Config) -> Int64[Tensor, "windows context
 
 @torch.no_grad()
 def measure(model: GPT, tokens: Int64[Tensor, "windows context"], *, bf16: bool = False) -> Summary:
+    """A summary of the model's sites on these tokens, with labels for names."""
     with (
         torch.autocast(tokens.device.type, torch.bfloat16, enabled=bf16),
         diagnostics.trace(model, states=True) as trace,
     ):
         model(tokens)
-    return diagnostics.summarize(trace, tokens=TOKENS)
+    summary = diagnostics.summarize(trace, tokens=TOKENS)
+    summary.sites = labels(model, trace.sites())
+    return summary
 
 
 # --- as a line of JSON ------------------------------------------------------------------------------------------
