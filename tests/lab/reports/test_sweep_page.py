@@ -37,6 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text.write_text("".join(f"the {i}th of {i * i} words, and so on\n" for i in range(600)))
     settings: dict[str, Any] = {"text": (str(text),), "dim": 16, "layers": 2, "heads": 2, "context": 16}
     settings |= {"batch": 2, "steps": 12, "warmup": 2, "eval_every": 4, "checkpoint_every": 6, "threads": 1}
+    settings |= {"diagnose_every": 0}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STREAMMIX_CACHE", str(root / "cache"))
         patch.setattr(comparing, "run_in_own_process", lambda config, out: train(config, out, resume=True))

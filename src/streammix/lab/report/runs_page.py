@@ -199,7 +199,7 @@ def courses(diagnoses: Mapping[str, Sequence[Diagnoses]], made: Course, palette:
         Plot(what.title, what.sentence, plots_course.by_depth(made, palette, what)) for what in plots_course.BY_DEPTH
     ]
     spectra = Plot(
-        "Spectrum of all sites' product",
+        "Spectrum of the composite map",
         "Singular values after training, averaged over tokens: even ones keep what streams hold apart. Dotted: what"
         " free probability predicts from the sites' own, as if they were turned against each other at random.",
         plots_course.spectra(made, palette),
