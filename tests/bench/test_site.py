@@ -9,6 +9,7 @@ import streammix as sm
 from streammix.bench.memory import allocations, available, growth
 from streammix.bench.run import bench
 from streammix.bench.site import memory, models
+from streammix.bench.site.diagnosing import diagnosing
 from streammix.bench.site.one_site import formulas, one_site
 from streammix.bench.site.streams import CLONE, COPY, streams
 from streammix.lab.errors import LabError
@@ -77,6 +78,13 @@ def test_a_compiled_model_is_compared_with_the_compiled_plain_one(monkeypatch):
     bases = {row["model"]: row["base"] for row in steps}
     assert bases["mhc"] == bases["mhc, eager backend"] == "residual"
     assert bases["mhc, compiled"] == bases["residual, compiled"] == "residual, compiled"
+
+
+def test_the_share_of_diagnostics_is_that_of_one_in_so_many_steps():
+    (row,) = diagnosing(n=2, dims=(16,), layers=1, batch=2, context=8, turns=1)
+    assert row["share"] == pytest.approx(row["diagnosis"] / (row["diagnosis"] + row["every"] * row["step"]))
+    assert row["every"] == 50
+    assert row["tokens"] == 16
 
 
 def test_saved_bytes_count_every_storage_once():

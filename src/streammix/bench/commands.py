@@ -57,7 +57,7 @@ def digits(
 
 
 @benchmarks.command(
-    epilog="Parts: streams, site, step, decoding, memory."
+    epilog="Parts: streams, site, step, decoding, diagnostics, memory."
     " Example: [bold]streammix bench site --only step --dim 512 --plot step.svg[/bold]"
 )
 def site(

@@ -57,14 +57,14 @@ def training_step(
         torch._dynamo.reset()
         calls: dict[str, Callable[[], object]] = {}
         for recipe in (RESIDUAL, OURS):
-            calls[recipe] = _step(gpt(recipe, dim, n, layers, batch, context), tokens, targets)
+            calls[recipe] = step_of(gpt(recipe, dim, n, layers, batch, context), tokens, targets)
         calls[OURS + EAGER] = _in_eager(calls[OURS])
         for recipe in (RESIDUAL, OURS) if compile else ():
             model = gpt(recipe, dim, n, layers, batch, context)
             for site in model.stack.sites:
                 part: Any = site if recipe == RESIDUAL else site.branch
                 part.compile(dynamic=False)
-            calls[recipe + COMPILED] = _step(model, tokens, targets)
+            calls[recipe + COMPILED] = step_of(model, tokens, targets)
         timings = interleaved(
             {name: _announced(call, f"dim {dim}, {name}", progress) for name, call in calls.items()},
             turns=turns,
@@ -99,7 +99,7 @@ def decoding(
     return rows
 
 
-def _step(model: GPT, tokens: Tensor, targets: Tensor) -> Callable[[], object]:
+def step_of(model: GPT, tokens: Tensor, targets: Tensor) -> Callable[[], object]:
     def step() -> None:
         model.zero_grad()
         model.loss(tokens, targets).backward()

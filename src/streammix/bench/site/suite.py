@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from streammix.bench.suite import Part, Suite
 from streammix.lab.errors import LabError
 
+from .diagnosing import diagnosing
 from .memory import memory
 from .models import decoding, training_step
 from .one_site import one_site
 from .plot import PANELS
 from .streams import streams
-from .tables import decoding_table, memory_table, site_tables, step_table, streams_table
+from .tables import decoding_table, diagnosing_table, memory_table, site_tables, step_table, streams_table
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ def parts(settings: Settings) -> Mapping[str, Part]:
             lambda progress: training_step(n=n, dims=dims, turns=turns, compile=compiled, progress=progress), step_table
         ),
         "decoding": Part(lambda progress: decoding(n=n, dims=dims[:1], turns=often, progress=progress), decoding_table),
+        "diagnostics": Part(lambda progress: diagnosing(n=n, dims=dims, turns=turns, progress=progress), diagnosing_table),
         "memory": Part(lambda progress: memory(n=n, dims=dims, progress=progress), memory_table),
     }
 

@@ -91,6 +91,18 @@ def decoding_table(rows: Rows) -> Iterable[Table]:
     return [made]
 
 
+def diagnosing_table(rows: Rows) -> Iterable[Table]:
+    made = table(
+        f"Diagnostics of all sites, once every {rows[0]['every']} steps, n = {rows[0]['n']}, {rows[0]['layers']} blocks,"
+        f" {rows[0]['tokens']:,} tokens a step",
+        *("C", "step, ms", "diagnosis, ms", "share of the time"),
+    )
+    for row in rows:
+        seconds = (f"{row[name] * 1e3:,.1f}" for name in ("step", "diagnosis"))
+        made.add_row(str(row["dim"]), *seconds, f"{row['share']:.2%}")
+    return [made]
+
+
 def memory_table(rows: Rows) -> Iterable[Table]:
     first = rows[0]
     made = table(

@@ -55,6 +55,7 @@ function fittedRange(shown, layout, overSteps) {
   return [low - pad, high + pad];
 }
 
+const plotOf = (number) => [...document.querySelectorAll("[data-plot]")].find((element) => element.dataset.plot === number);
 const heading = (element) => element.closest("figure").querySelector("h3").textContent;
 
 function draw(elements = document.querySelectorAll("[data-plot]")) {
@@ -89,7 +90,7 @@ function csv(figure) {
 for (const button of document.querySelectorAll("[data-csv]")) {
   button.addEventListener("click", () => {
     const link = document.createElement("a");
-    const element = document.querySelector(`[data-plot="${button.dataset.csv}"]`);
+    const element = plotOf(button.dataset.csv);
     link.href = URL.createObjectURL(new Blob([csv(current(element))], { type: "text/csv" }));
     link.download = `${heading(button)}.csv`;
     link.click();
@@ -99,7 +100,7 @@ for (const button of document.querySelectorAll("[data-csv]")) {
 
 for (const button of document.querySelectorAll("[data-svg]")) {
   button.addEventListener("click", () => {
-    const element = document.querySelector(`[data-plot="${button.dataset.svg}"]`);
+    const element = plotOf(button.dataset.svg);
     const size = { width: element.clientWidth, height: element.clientHeight };
     Plotly.downloadImage(element, { format: "svg", filename: heading(button), ...size });
   });
