@@ -86,6 +86,7 @@ def test_a_recipe_that_changes_is_data():
 def test_another_manifold_takes_no_switch_along():
     stack = sm.Stack([nn.Identity()] * 2, DIM, recipe=HALFWAY, manifold="birkhoff")
     assert all(site.manifold.projects for site in stack)
+    assert sm.HyperConnection(None, DIM, 4, HALFWAY, site=1, manifold="birkhoff").manifold.projects
 
 
 def test_a_site_on_borrowed_parameters_is_one_site(seed):

@@ -107,7 +107,7 @@ class Connection(nn.Module):
         if sites is not None:
             check_integer("sites", sites, site + 1)
         recipe = self.accepted(recipes.get(recipe) if isinstance(recipe, str) else recipe, dynamic)
-        self.recipe = recipe.at(site, sites)
+        self.recipe = recipe.at(site, sites) if manifold is None else recipe
         self.dim, self.streams, self.site, self.channel_dim = dim, streams, site, channel_dim
         self.branch = checked_branch(branch)
         self.inputs = inputs_of(branch)

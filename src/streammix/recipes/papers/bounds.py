@@ -26,7 +26,7 @@ RECIPES = (
     Recipe(
         name="cghc",
         source="Continuous generalised HC: pjjajal/hyperconnections, ContinuousGenHyperConnections",
-        note="Its default generator, and m = 1 segment to a branch; other m with connection='generalised'. Its default"
+        note="Its default generator, and m = 1 segment to a branch; for others, connection='generalised'. Its default"
         " dt, which is made of the state, is held at 1 by a clamp. It has no gate on the mixing logits, here one as in"
         " mhc. H_res starts near the identity, reads and writes as in mhc; start='authors' is its code's, with reads of"
         " 1/n and R = 0, from where neither equal streams come apart nor R R' moves.",
