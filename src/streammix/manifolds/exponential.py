@@ -36,8 +36,9 @@ class Exponential(Manifold):
     The bounds hold because the symmetric part of S - D is -D. There are as many logits as S and D have dimensions; the
     source takes n^2 for S and n^2 for a full R. The mean of the streams is kept only where S 1 = D 1 = 0.
 
-    H is torch.linalg.matrix_exp in float64, where the device has it. A generator with an entry beyond 2^26 is scaled
-    back to that as a whole, and the gradient is then that of the scaled one.
+    H is torch.linalg.matrix_exp in float64, where the device has it; the host waits for the device, because how often
+    it squares depends on the numbers. A generator with an entry beyond 2^26 is scaled back to that as a whole, and the
+    gradient is then that of the scaled one.
 
     The source starts at R = 0, from where R R' has no gradient and never moves. `identity_logits` has S = 0 and R R' =
     n e^-8 (I - J) instead, J = 11'/n: e^-8 off the diagonal of H, as mHC's start, and equal streams stay equal. A
