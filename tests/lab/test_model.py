@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import streammix as sm
 from streammix.lab import text as texts
 from streammix.lab.config import Config, choices
 from streammix.lab.errors import LabError
@@ -72,6 +73,8 @@ def test_streams_differ_after_training(recipe: str, text: Path) -> None:
     optimizer = optim.adamw(model, config)
     losses = [train_step(model, optimizer, corpus, config, s, torch.device("cpu"))[0] for s in range(1, 21)]
     assert losses[-1] < losses[0] - 1
+    if sm.recipes.get(recipe).connection in ("depth-attention", "dense"):
+        return  # they keep outputs instead of streams
     states = model.states(some_tokens())
     streams = model.streams
     least = 1e-4 if recipe == "hy4" else 1e-3  # only its weights, 0.006 under gates of 0.01, tell streams apart
