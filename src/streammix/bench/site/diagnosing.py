@@ -34,7 +34,10 @@ def diagnosing(
     for dim in dims:
         progress(f"dim {dim}")
         model = gpt(OURS, dim, n, layers, batch, context)
-        calls: dict[str, Callable[[], object]] = {"step": step_of(model, tokens, targets), "diagnosis": partial(measure, model, probe)}
+        calls: dict[str, Callable[[], object]] = {
+            "step": step_of(model, tokens, targets),
+            "diagnosis": partial(measure, model, probe),
+        }
         timings = interleaved(calls, turns=turns, budget=STEP_BUDGET)
         over = timings["diagnosis"].over(timings["step"])
         row: dict[str, Any] = {"dim": dim, "n": n, "layers": layers, "tokens": batch * context, "every": EVERY}

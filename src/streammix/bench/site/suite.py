@@ -42,7 +42,9 @@ def parts(settings: Settings) -> Mapping[str, Part]:
             lambda progress: training_step(n=n, dims=dims, turns=turns, compile=compiled, progress=progress), step_table
         ),
         "decoding": Part(lambda progress: decoding(n=n, dims=dims[:1], turns=often, progress=progress), decoding_table),
-        "diagnostics": Part(lambda progress: diagnosing(n=n, dims=dims, turns=turns, progress=progress), diagnosing_table),
+        "diagnostics": Part(
+            lambda progress: diagnosing(n=n, dims=dims, turns=turns, progress=progress), diagnosing_table
+        ),
         "memory": Part(lambda progress: memory(n=n, dims=dims, progress=progress), memory_table),
     }
 

@@ -93,8 +93,8 @@ def decoding_table(rows: Rows) -> Iterable[Table]:
 
 def diagnosing_table(rows: Rows) -> Iterable[Table]:
     made = table(
-        f"Diagnostics of all sites, once every {rows[0]['every']} steps, n = {rows[0]['n']}, {rows[0]['layers']} blocks,"
-        f" {rows[0]['tokens']:,} tokens a step",
+        f"Diagnostics of all sites, once every {rows[0]['every']} steps, n = {rows[0]['n']},"
+        f" {rows[0]['layers']} blocks, {rows[0]['tokens']:,} tokens a step",
         *("C", "step, ms", "diagnosis, ms", "share of the time"),
     )
     for row in rows:
