@@ -15,6 +15,7 @@ Hyper-connections for PyTorch: train, compare, inspect and measure them.
   sweep       Train every recipe with several seeds and set mean and spread of the results in one table.
   experiment  Run what a TOML file describes, with any number of workers, and put the results in tables.
   report      Put any number of runs on one page.
+  data        Tokenise text of any size once, into a folder that every other command takes as text.
   inspect     Show what a trained model's read, write and mix maps look like.
   sample      Let a trained model write text.
   bench       Measure what the library costs, against what people use instead.

@@ -70,7 +70,8 @@ def train(
 
             summary = run_together(config, out, scale, resume=resume)
     tell(
-        f"{summary['recipe']}: validation loss {summary['val_loss']:.4f} nats a byte after {config.steps} steps,"
+        f"{summary['recipe']}: validation loss {summary['val_loss']:.4f} nats a token after {config.steps} steps"
+        f" ({summary['bits_per_byte']:.4f} bits a byte),"
         f" {summary['parameters']:,} parameters, {summary['tokens_per_s']:,.0f} tokens/s; in {out}"
     )
 
@@ -184,6 +185,53 @@ def sample(
     from streammix.lab.sample import sample as draw
 
     tell(draw(checkpoint, prompt, count=count, temperature=temperature, seed=seed))
+
+
+@app.command(epilog="Example: [bold]streammix data ~/books --out data/books --tokenizer bpe.json --workers 4[/bold]")
+def data(
+    out: Annotated[Path, typer.Option(help="Folder of the data; new, or where it goes on.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Text, .jsonl and .parquet, also .gz and .zst, and folders of these.")
+    ] = None,
+    tokenizer: Annotated[str, typer.Option(help="bytes, or a tokenizer.json file.")] = "bytes",
+    separator: Annotated[
+        str | None, typer.Option(help="The token between texts; if not given, the tokenizer's own end of text.")
+    ] = None,
+    field: Annotated[str, typer.Option(help="Where JSON lines, Parquet and data sets have the text.")] = "text",
+    dataset: Annotated[str | None, typer.Option(help="A data set, streamed by the package datasets.")] = None,
+    subset: Annotated[str | None, typer.Option(help="The data set's configuration.")] = None,
+    split: Annotated[str, typer.Option(help="The data set's part.")] = "train",
+    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    verify: Annotated[bool, typer.Option("--verify", help="Only compare every file in --out with its hash.")] = False,
+) -> None:
+    """Tokenise text of any size once, into a folder that every other command takes as text.
+
+    What was stopped goes on with the same command; finished shards are kept. Every 20th block of text is held out.
+    """
+    from streammix.lab.data.making import make_shards
+    from streammix.lab.text.shards import open_folder
+
+    if verify:
+        made = open_folder(out, verify=True)
+    else:
+        options = {"split": split} | ({} if subset is None else {"name": subset})
+        with stoppable(f"the same command continues {out}"):
+            made = make_shards(
+                files or [],
+                out,
+                tokenizer=tokenizer,
+                separator=separator,
+                field=field,
+                dataset=dataset,
+                dataset_options=options,
+                workers=workers,
+                tell=tell,
+            )
+    assert made.bytes is not None  # data shards count the bytes of their text
+    tell(
+        f"{out}: {len(made.train):,} tokens to train on, {len(made.val):,} held out, vocabulary {made.vocabulary:,},"
+        f" {sum(made.bytes):,} bytes of text"
+    )
 
 
 app.add_typer(experiments, name="experiment")

@@ -141,6 +141,18 @@ def test_an_altered_cache_is_made_again(text: Path, cache: Path) -> None:
     assert again.sha256 == sha256
 
 
+def test_a_cache_that_is_cut_while_it_is_read_ends_in_a_message(tiny: dict[str, Any], cache: Path) -> None:
+    """A process that had the file mapped into its memory would be killed by SIGBUS."""
+    config = Config(**tiny)
+    corpus = texts.load(config.text)
+    texts.train_batch(corpus, config, 1)
+    (path,) = cache.rglob("train.bin")
+    os.truncate(path, 1)
+    with pytest.raises(LabError, match=r"train\.bin: has become shorter while it was in use"):
+        texts.train_batch(corpus, config, 2)
+    assert len(texts.load(config.text).train) == len(corpus.train)  # it is made again
+
+
 def test_private_text_stays_private(tmp_path: Path, cache: Path) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("a private text " * 100)

@@ -38,13 +38,14 @@ def compare(
         KeyboardInterrupt: Ctrl-C; the run under way has written a checkpoint.
     """
     names = choices() if "all" in recipes else tuple(dict.fromkeys(recipes))
-    configs = [config.joined_by(name) for name in names]
     corpus = text.load(config.text)
     text.require_length(corpus, config.context)
+    config = text.with_vocabulary(config, corpus)
+    configs = [config.joined_by(name) for name in names]
     settings = {name: value for name, value in config.to_dict().items() if name != "recipe"}
     prepare_folder(out, config, configs, corpus, fresh)
 
-    baseline = bigram_loss(corpus.train, text.val_batches(corpus, config))
+    baseline = bigram_loss(corpus.train, text.val_batches(corpus, config), corpus.vocabulary)
     result: dict[str, Any] = {"config": settings, "data": corpus.describe(), "bigram_val_loss": baseline, "runs": {}}
     for one in configs:
         result["runs"][one.recipe] = finished(out / one.recipe, one, corpus)

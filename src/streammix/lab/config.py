@@ -37,7 +37,8 @@ class Config:
     heads: int = setting(4, "Model", "Attention heads.")
     mlp_width: int | None = setting(None, "Model", "Hidden units of an MLP; if not given, 8/3 of dim.")
     qk_norm: bool = setting(False, "Model", "Normalise queries and keys (RMSNorm) before they meet.")
-    context: int = setting(256, "Model", "Bytes the model sees at once.")
+    context: int = setting(256, "Model", "Bytes, or tokens, that the model sees at once.")
+    vocabulary: int | None = setting(None, "Model", "Tokens there are; if not given, as the text has: 256 of bytes.")
     batch: int = setting(4, "Training", "Windows of text in one step.")
     steps: int = setting(240, "Training", "Optimizer steps.")
     lr: float = setting(3e-3, "Training", "Peak learning rate; a cosine takes it down to a tenth.")
@@ -109,7 +110,7 @@ class Config:
 OF_STREAMS = ("streams", "manifold", "start", "rounds")
 
 # Settings that came after runs had been written without them; None or False is what those did.
-LATER = frozenset(("start", "rounds", "mlp_width", "qk_norm"))
+LATER = frozenset(("start", "rounds", "mlp_width", "qk_norm", "vocabulary"))
 
 # The least and the largest number that each setting takes. The largest are far beyond use: they keep nonsense from
 # reaching the allocator, the random generator (64 bits) and the thread pool, which end the process.
@@ -118,6 +119,7 @@ LIMITS: dict[str, tuple[float, float]] = dict.fromkeys(
 )
 LIMITS |= dict.fromkeys(("steps", "eval_every", "eval_batches", "checkpoint_every"), (1, 10**9))
 LIMITS |= {"warmup": (0, 10**9), "diagnose_every": (0, 10**9), "threads": (0, 1024), "seed": (-(2**63), 2**64 - 1)}
+LIMITS |= {"vocabulary": (2, 2**32)}
 LIMITS |= {"start": (-1e4, 1e4)}
 LIMITS |= dict.fromkeys(("lr", "weight_decay", "clip"), (0, 1e300))
 

@@ -21,7 +21,7 @@ from streammix.lab.training.checkpoint import load_model
 #: The settings that decide the model, of `streammix.lab.config.Config`.
 FIELDS = (
     *("recipe", "streams", "manifold", "start", "rounds", "dim", "layers", "heads", "mlp_width", "qk_norm"),
-    *("context", "seed"),
+    *("vocabulary", "context", "seed"),
 )
 
 
@@ -34,7 +34,7 @@ class StreammixConfig(PreTrainedConfig):
     def __init__(self, **settings: Any) -> None:
         for name in FIELDS:
             setattr(self, name, settings.pop(name, getattr(Config, name)))
-        self.vocab_size = VOCABULARY
+        self.vocab_size = self.vocabulary or VOCABULARY
         super().__init__(**{"use_cache": False, **settings})
 
     def lab(self) -> Config:

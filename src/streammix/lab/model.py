@@ -1,4 +1,4 @@
-"""A small modern GPT on bytes, whose blocks are joined by plain residuals or by hyper-connections."""
+"""A small modern GPT on bytes or other tokens, whose blocks are joined by plain residuals or by hyper-connections."""
 
 import dataclasses
 import hashlib
@@ -103,7 +103,7 @@ class PlainStack(nn.Module):
 
 
 class GPT(nn.Module):
-    """Bytes (batch, time) to logits (batch, time, 256).
+    """Tokens (batch, time) to logits (batch, time, vocabulary).
 
     Each weight of the embedding, the branches and the head is drawn from a generator seeded by (seed, its name):
     models of one seed share these weights whatever their recipe.
@@ -124,7 +124,8 @@ class GPT(nn.Module):
             for _ in range(config.layers)
             for branch in (Attention(dim, config.heads, config.qk_norm), MLP(dim, config.mlp_width))
         ]
-        self.embed = nn.Embedding(VOCABULARY, dim)
+        vocabulary = config.vocabulary or VOCABULARY
+        self.embed = nn.Embedding(vocabulary, dim)
         self.stack: PlainStack | sm.Stack
         if config.recipe == RESIDUAL:
             for name in OF_STREAMS:
@@ -137,7 +138,7 @@ class GPT(nn.Module):
             except ValueError as error:  # a number of streams, a width or a start that this recipe can't take
                 raise LabError(f"recipe {config.recipe}: {error}") from None
         self.norm = RMSNorm(dim)
-        self.head = nn.Linear(dim, VOCABULARY, bias=False)
+        self.head = nn.Linear(dim, vocabulary, bias=False)
 
     @property
     def streams(self) -> int:
@@ -177,7 +178,7 @@ class GPT(nn.Module):
         return rotations(tokens.shape[1], self.config.dim // self.config.heads, tokens.device)
 
     def loss(self, inputs: Int64[Tensor, "batch time"], targets: Int64[Tensor, "batch time"]) -> Float[Tensor, ""]:
-        """Mean cross-entropy in nats a byte, in float32."""
+        """Mean cross-entropy in nats a token, in float32."""
         return F.cross_entropy(self(inputs).flatten(0, 1).float(), targets.flatten())
 
 

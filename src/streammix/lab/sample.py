@@ -4,8 +4,11 @@ from pathlib import Path
 
 import torch
 
+from streammix.lab.config import Config
+from streammix.lab.data.codec import BYTES, Codec, codec, codec_of_folder
 from streammix.lab.errors import LabError
 from streammix.lab.text import VOCABULARY
+from streammix.lab.text.shards import is_data_folder
 from streammix.lab.training.checkpoint import load_model
 
 BEGINNING = b"\0\n"  # every file of a text ends with a zero byte, so that the next begins after one
@@ -27,8 +30,14 @@ def sample(path: Path, prompt: str = "", *, count: int = 500, temperature: float
     if not 0 <= temperature < float("inf"):
         raise LabError(f"--temperature is {temperature}; accepted: numbers >= 0")
     model, config = load_model(path)
+    tokens = codec_of(config)
     generator = torch.Generator().manual_seed(seed)
-    written = list(BEGINNING + prompt.encode())
+    beginning = list(BEGINNING) if tokens.tokenizer is None else [tokens.separator] * (tokens.separator is not None)
+    written = [*beginning, *map(int, tokens.encode([prompt])[0])]
+    if not written:
+        raise LabError(
+            "--prompt is empty; accepted: a beginning, because the tokenizer has no token that begins a text"
+        )
     for _ in range(count):
         logits = model(torch.tensor([written[-config.context :]]))[0, -1].float()
         if temperature == 0:
@@ -36,5 +45,18 @@ def sample(path: Path, prompt: str = "", *, count: int = 500, temperature: float
         else:
             shares = (logits / temperature).softmax(-1)
             written.append(int(torch.multinomial(shares, 1, generator=generator)))
-    assert max(written) < VOCABULARY
-    return bytes(written[len(BEGINNING) :]).decode(errors="replace")
+    return tokens.decode(written[len(beginning) :])
+
+
+def codec_of(config: Config) -> Codec:
+    """How the text of a run was made into tokens.
+
+    Raises:
+        LabError: the data shards that hold the run's tokenizer are gone.
+    """
+    folders = [Path(path) for path in config.text if is_data_folder(Path(path))]
+    if folders:
+        return codec_of_folder(folders[0])
+    if config.vocabulary not in (None, VOCABULARY):
+        raise LabError(f"{', '.join(config.text)}: the data shards with this run's tokenizer are not there")
+    return codec(BYTES)

@@ -12,7 +12,7 @@ from typing import Any
 from streammix.lab.config import Config
 
 #: Settings that change where a run happens and what it keeps, but not its result.
-ELSEWHERE = ("text", "threads", "device", "checkpoint_every")
+ELSEWHERE = ("text", "vocabulary", "threads", "device", "checkpoint_every")
 
 #: Validation loss by learning rate and seed; infinite where training diverged.
 Losses = Mapping[tuple[float, int], float]

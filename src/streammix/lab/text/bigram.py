@@ -1,26 +1,41 @@
-"""The baseline every model must beat: each byte predicted from the one before it, by counting."""
+"""The baseline every model must beat: each token predicted from the one before it, by counting."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from streammix.lab.text import VOCABULARY, Windows
+from streammix.lab.text import VOCABULARY, Tokens, Windows
+
+BLOCK = 1 << 22  # pairs counted at once: bounds the memory for long texts
+SMALL = 1024  # vocabularies of which all pairs are counted
 
 
-def bigram_loss(train: np.ndarray, batches: Iterable[Windows]) -> float:
-    """Cross-entropy, in nats a byte, of p(b | a) = (count(ab) + 1) / (count(a) + 256) on the given windows.
+def bigram_loss(train: Tokens | np.ndarray, batches: Iterable[Windows], vocabulary: int = VOCABULARY) -> float:
+    """Cross-entropy, in nats a token, of p(b | a) = (count(ab) + 1) / (count(a) + vocabulary) on the given windows.
+
+    Of a large vocabulary, only pairs that the windows hold are counted, so that any takes little memory.
 
     Args:
-        train: uint8 tokens to count in.
+        train: tokens to count in.
         batches: inputs and targets, the same windows as the models' validation loss uses.
     """
-    counts = np.ones((VOCABULARY, VOCABULARY))  # add-one smoothing
-    block = 1 << 22  # pairs counted at once: bounds the memory for long texts
-    for first in range(0, len(train) - 1, block):
-        tokens = train[first : first + block + 1].astype(np.int64)
-        pairs = tokens[:-1] * VOCABULARY + tokens[1:]
-        counts += np.bincount(pairs, minlength=VOCABULARY**2).reshape(counts.shape)
-    surprise = -np.log(counts / counts.sum(axis=1, keepdims=True))
+    windows = [inputs.numpy() * vocabulary + targets.numpy() for inputs, targets in batches]
+    asked, place = np.unique(np.concatenate([pairs.ravel() for pairs in windows]), return_inverse=True)
+    counts, firsts = np.ones(len(asked)), np.full(vocabulary, float(vocabulary))  # add-one smoothing
+    for first, second in blocks(train):
+        firsts += np.bincount(first, minlength=vocabulary)
+        pairs = first * vocabulary + second
+        if vocabulary <= SMALL:
+            counts += np.bincount(pairs, minlength=vocabulary**2)[asked]
+        else:
+            at = np.searchsorted(asked, pairs).clip(max=len(asked) - 1)
+            counts += np.bincount(at[asked[at] == pairs], minlength=len(asked))
+    surprise = -np.log(counts / firsts[asked // vocabulary])
+    return float(surprise[place].mean())
 
-    losses = [surprise[inputs.numpy(), targets.numpy()].ravel() for inputs, targets in batches]
-    return float(np.concatenate(losses).mean())
+
+def blocks(train: Tokens | np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Every pair of neighbours, in blocks: the first tokens, and those after them."""
+    for first in range(0, len(train) - 1, BLOCK):
+        tokens = train[first : first + BLOCK + 1].astype(np.int64)
+        yield tokens[:-1], tokens[1:]

@@ -1,4 +1,4 @@
-"""A text as two memory-mapped files, made once and kept where only the user can read them."""
+"""A text as two files, made once and kept where only the user can read them."""
 
 import hashlib
 import json
@@ -7,34 +7,49 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from streammix.lab.errors import LabError
 from streammix.lab.files import clear_scratch, locked, new_folder, private, write_durably
 from streammix.lab.text.splitting import Piece
+from streammix.lab.text.tokens import Tokens
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text in two parts. `train` and `val` are read-only uint8 maps; each source file ends with a zero byte."""
+    """A text in two parts; where tokens are bytes, each source file ends with a zero byte.
 
-    train: np.ndarray
-    val: np.ndarray
+    held_out: how `val` was chosen, for people.
+    sha256: of train, then val; of data shards, that of their index.
+    vocabulary: how many tokens there are.
+    bytes: how many bytes of text `train` and `val` stand for; None where tokens are bytes.
+    tokenizer: the tokenizers file by which tokens were made; None where they are bytes.
+    """
+
+    train: Tokens
+    val: Tokens
     source: str
     files: int
-    held_out: str  # how `val` was chosen, for people
-    sha256: str  # of train, then val
+    held_out: str
+    sha256: str
+    vocabulary: int = 256
+    bytes: tuple[int, int] | None = None
+    tokenizer: Path | None = None
+
+    @property
+    def tokens_per_byte(self) -> float:
+        """Of the held-out text: what turns a loss in nats a token into nats a byte."""
+        return 1.0 if self.bytes is None else len(self.val) / self.bytes[1]
 
     def describe(self) -> dict[str, str | int]:
         """What a report says about the data."""
-        return {
-            "source": self.source,
-            "files": self.files,
-            "held_out": self.held_out,
-            "train_bytes": len(self.train),
-            "val_bytes": len(self.val),
-            "sha256": self.sha256,
+        train, val = self.bytes or (len(self.train), len(self.val))
+        about: dict[str, str | int] = {"source": self.source, "files": self.files, "held_out": self.held_out}
+        about |= {"train_bytes": train, "val_bytes": val, "sha256": self.sha256}
+        tokens: dict[str, str | int] = {
+            "vocabulary": self.vocabulary,
+            "train_tokens": len(self.train),
+            "val_tokens": len(self.val),
         }
+        return about if self.bytes is None else about | tokens
 
 
 def cache_folder() -> Path:
@@ -112,17 +127,15 @@ def open_cache(folder: Path) -> Corpus | None:
     try:
         meta = json.loads((folder / "meta.json").read_bytes())
         sizes = meta.pop("sizes")
-        if any((folder / f"{part}.bin").stat().st_size != size for part, size in sizes.items()):
-            return None
-        train, val = (np.memmap(folder / f"{part}.bin", np.uint8, "r") for part in ("train", "val"))
+        train, val = (Tokens([(folder / f"{part}.bin", sizes[part])]) for part in ("train", "val"))
         if sha256_of(train, val) != meta["sha256"]:
             return None
         return Corpus(train, val, **meta)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (LabError, OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def sha256_of(*parts: np.ndarray) -> str:
+def sha256_of(*parts: Tokens) -> str:
     digest = hashlib.sha256()
     for part in parts:
         for start in range(0, len(part), 1 << 24):

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from streammix.lab.config import Config
 from streammix.lab.text.cache import Corpus
+from streammix.lab.text.tokens import Tokens
 
 Windows = tuple[Int64[Tensor, "batch context"], Int64[Tensor, "batch context"]]
 
 
-def windows(tokens: np.ndarray, starts: np.ndarray, context: int) -> Windows:
-    """Inputs and targets (the same, one byte later) of the windows that begin at `starts`."""
-    cut = torch.from_numpy(tokens[starts[:, None] + np.arange(context + 1)].astype(np.int64))
+def windows(tokens: Tokens | np.ndarray, starts: np.ndarray, context: int) -> Windows:
+    """Inputs and targets (the same, one token later) of the windows that begin at `starts`."""
+    cut = torch.from_numpy(np.stack([tokens[start : start + context + 1] for start in starts]).astype(np.int64))
     return cut[:, :-1], cut[:, 1:]
 
 

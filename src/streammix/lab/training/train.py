@@ -1,6 +1,7 @@
 """One training run, from top to bottom: `train` is the whole story, the rest are its steps."""
 
 import contextlib
+import math
 import os
 import signal
 import statistics
@@ -47,6 +48,7 @@ def train(config: Config, run: Path, *, resume: bool = False, console: Console |
     """
     corpus = text.load(config.text)
     text.require_length(corpus, config.context)
+    config = text.with_vocabulary(config, corpus)
     device = pick_device(config)
     with torch.device("meta"):
         GPT(config)  # a width or a number of streams that the recipe can't take is said before anything is written
@@ -130,6 +132,7 @@ def train(config: Config, run: Path, *, resume: bool = False, console: Console |
                     raise Interrupted(f"stopped after step {step} of {config.steps}, checkpoint written")
 
         summary = summarize(run, model, config, counters)
+        summary["bits_per_byte"] = summary["val_loss"] * corpus.tokens_per_byte / math.log(2)
         write_json(run / "summary.json", summary)
         return summary
 
@@ -164,7 +167,7 @@ def batch_loss(model: GPT, corpus: text.Corpus, config: Config, step: int, devic
 
 @torch.no_grad()
 def val_loss(model: GPT, corpus: text.Corpus, config: Config, device: torch.device) -> float:
-    """Mean cross-entropy in nats a byte over the held-out windows, the same ones every time."""
+    """Mean cross-entropy in nats a token over the held-out windows, the same ones every time."""
     total, count = 0.0, 0
     for inputs, targets in text.val_batches(corpus, config):
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
