@@ -12,6 +12,7 @@ from streammix.lab.sizes import count_parameters
 
 ROOT = Path(__file__).parents[3]
 SMALL = 'recipes = ["residual", "mhc"]\nlrs = [1e-3, 2e-3]\nseeds = [0, 1, 2]\n'
+KEYS = ["d4d7880fed29", "880d422d6490"]  # of the first two runs of SMALL, when keys were introduced
 SETTINGS = "[settings]\ndim = 16\nheads = 2\nlayers = 2\n"
 
 
@@ -87,6 +88,18 @@ def test_a_run_is_the_same_wherever_it_is_trained_and_however_it_is_written() ->
     assert [run.key for run in moved.runs({})] == keys
     assert parse(SMALL + SETTINGS + "steps = 7\n", Path("/")).cases[0].run(1e-3, 0).key not in keys
     assert len({run.name for run in experiment(SMALL).runs({})}) == 12
+
+
+def test_results_that_were_kept_are_found_by_later_versions() -> None:
+    """Settings that are added to the lab leave the keys of runs without them as they are."""
+    assert [run.key for run in experiment(SMALL).runs({})][:2] == KEYS
+    assert parse(SMALL + SETTINGS + "vocabulary = 300\n", Path("/")).cases[0].run(1e-3, 0).key not in KEYS
+
+
+def test_the_example_of_the_documentation_can_be_read() -> None:
+    page = (ROOT / "docs" / "experiments.md").read_text()
+    made = parse(page.split("```toml\n")[1].split("```")[0], Path("/"))
+    assert {case.group for case in made.cases} == {"small qk_norm=false", "small qk_norm=true"}
 
 
 def test_paths_start_at_the_file(tmp_path: Path) -> None:

@@ -12,7 +12,14 @@ from typing import Any
 from streammix.lab.config import Config
 
 #: Settings that change where a run happens and what it keeps, but not its result.
-ELSEWHERE = ("text", "vocabulary", "threads", "device", "checkpoint_every")
+ELSEWHERE = ("text", "threads", "device", "checkpoint_every")
+
+#: Settings that count for every run. Others came after results had been kept: they count where they are not their
+#: default, so that those results are still found.
+FIRST = frozenset(
+    "recipe streams manifold start rounds dim layers heads mlp_width qk_norm context batch steps lr warmup weight_decay"
+    " clip seed bf16 eval_every eval_batches".split()
+)
 
 #: Validation loss by learning rate and seed; infinite where training diverged.
 Losses = Mapping[tuple[float, int], float]
@@ -40,12 +47,12 @@ class Run:
 
 @cache
 def key_of(config: Config) -> str:
-    kinds = {field.name: field.type for field in dataclasses.fields(Config)}
-    settings = {
-        name: float(value) if kinds[name] in (float, float | None) and value is not None else value
-        for name, value in config.to_dict().items()
-        if name not in ELSEWHERE
-    }
+    settings = {}
+    for field in dataclasses.fields(Config):
+        value = getattr(config, field.name)
+        if field.name in FIRST or (field.name not in ELSEWHERE and value != field.default):
+            is_real = field.type in (float, float | None) and value is not None
+            settings[field.name] = float(value) if is_real else value
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -14,6 +14,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
+from streammix.lab.config import read_config
 from streammix.lab.errors import Diverged, LabError
 from streammix.lab.experiment.plan import Run
 from streammix.lab.experiment.results import DIVERGED, FINISHED, RESULT
@@ -111,7 +112,8 @@ def train_to_result(run: Run, folder: Path, data_sha256: str, keep_checkpoints: 
         result["data_sha256"] = data_sha256
     if result["data_sha256"] != data_sha256:
         raise LabError(f"{folder}: the text has changed since this experiment began")
-    settings = {name: value for name, value in run.config.to_dict().items() if name != "text"}
+    trained = read_config(folder / "config.json")
+    settings = {name: value for name, value in trained.to_dict().items() if name != "text"}
     result |= {"config": settings, "processor": processor(), "streammix": version("streammix")}
     result |= {"torch": version("torch"), "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     write_json(folder / RESULT, result)
