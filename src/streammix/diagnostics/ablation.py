@@ -13,7 +13,6 @@ from .._checks import check_called, check_floating, is_integer
 from ..functional import read
 from ..layers import Connection, borrowed
 from ..layers.borrowed import SiteFormula
-from ..layers.connections import SinglePassConnection
 from ..layers.connections.base import Finish
 from ..layers.connections.hyper import Opened
 from .watching import Use, after, connections, watch
@@ -30,8 +29,8 @@ class Routing:
     pre: Tensor
     post: Tensor
     res: Tensor
-    following: Tensor | None = None
-    """The read weights that a single-pass site makes for the next one."""
+    carried: tuple[Tensor, ...] = ()
+    """What the site hands to the next one beside the streams, such as the read weights of a single-pass site."""
     state: Tensor | None = None
 
 
@@ -77,13 +76,12 @@ class Ablation:
             raise ValueError(f"model: {use.name or 'the site'} cannot be frozen: {site.unmapped}")
         pre, post, res = use.coefficients()
         routing = Routing(use.name, pre, post, res)
-        if isinstance(site, SinglePassConnection):
-            routing.following = site.coefficients(use.state)[0]
         self.routing.append(routing)
 
         def finished(y: Tensor) -> Any:
             out = finish(y)
             routing.state = after(out).clone()
+            routing.carried = out[1:] if isinstance(out, tuple) else ()
             return out
 
         return finished
@@ -175,7 +173,7 @@ def frozen(model: nn.Module, routing: Sequence[Routing], change: Change) -> Iter
 
             def finish(y: Tensor) -> Any:
                 state = site.write(x, y, one.post, one.res)
-                return state if one.following is None else (state, one.following)
+                return (state, *one.carried) if one.carried else state
 
             return site.read(x, one.pre), finish
 

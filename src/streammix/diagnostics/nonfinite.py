@@ -109,7 +109,9 @@ def first_non_finite(model: nn.Module) -> Iterator[Found]:
             for what, tensor in (("pre", pre), ("post", post), ("H_res", res)):
                 check(use, what, tensor)  # type: ignore[arg-type]
             with torch.no_grad():
-                check(use, "read", read(use.state, pre) if use.site is None else use.site.read(use.state, pre))
+                inputs = read(use.state, pre) if use.site is None else use.site.read(use.state, pre)
+                for u in inputs if isinstance(inputs, tuple) else (inputs,):
+                    check(use, "read", u)
         check_gradient(use, "state", use.state)
 
         def finished(y: Tensor) -> Any:

@@ -83,9 +83,13 @@ class DecoupledConnection(
         if self.inputs == 1 and self.reads is None:
             return super().join(x)
         pre, post, res = self.coefficients(x)
-        many = pre.unbind(-2) if self.inputs > 1 else (pre,)
-        inputs = tuple(functional.read(x, weights) for weights in many)
-        return inputs if self.inputs > 1 else inputs[0], lambda y: self.write(x, y, post, res)
+        return self.read(x, pre), lambda y: self.write(x, y, post, res)
+
+    def read(self, x: Float[Tensor, "*batch n C"], pre: Float[Tensor, "..."]) -> Inputs:  # type: ignore[override]
+        """One input of the branch for weights (..., n), a tuple of k for (..., k, n)."""
+        if pre.ndim < x.ndim:
+            return functional.read(x, pre)
+        return tuple(functional.read(x, weights) for weights in pre.unbind(-2))
 
     @property
     def rebuilds(self) -> bool:

@@ -127,10 +127,23 @@ class GroupedConnection(
         pre, post, res = self.own(weights)
 
         def finish(y: Tensor) -> State:
-            out = functional.write(x, y, post, res)
+            out = self.write(x, y, post, res)
             return out if self.last else (out, weights)
 
-        return functional.read(x, pre), finish
+        return self.read(x, pre), finish
+
+    def read(self, x: Float[Tensor, "*batch n C"], pre: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch C"]:
+        return functional.read(x, pre)
+
+    def write(
+        self,
+        x: Float[Tensor, "*batch n C"],
+        y: Float[Tensor, "*batch C"],
+        post: Float[Tensor, "*batch n"],
+        res: Float[Tensor, "*batch n n"],
+    ) -> Float[Tensor, "*batch n C"]:
+        """The streams alone, without the weights that the group's next sites take."""
+        return functional.write(x, y, post, res)
 
     @property
     def last(self) -> bool:

@@ -82,10 +82,13 @@ class UncoupledConnection(
         self,
         x: Float[Tensor, "*batch h n width"],
         y: Float[Tensor, "*batch C"],
-        post: Float[Tensor, "*batch n"],
-        res: Float[Tensor, "*batch n n"],
+        post: Float[Tensor, "..."],
+        res: Float[Tensor, "..."],
     ) -> Float[Tensor, "*batch h n width"]:
+        """post (..., n) and res (..., n, n), or each repeated for every group."""
         check_output(self.branch, y, x.shape[:-3], self.dim)
+        if post.ndim == x.ndim - 1:  # repeated for every group, as `coefficients` has them
+            post, res = post[..., 0, :], res[..., 0, :, :]
         wide = torch.promote_types(post.dtype, torch.promote_types(x.dtype, y.dtype))
         y = y.to(wide)
         written = functional.write(
