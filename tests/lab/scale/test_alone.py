@@ -242,6 +242,12 @@ def test_the_place_of_a_gradient_that_is_not_finite_is_named(tiny: dict[str, Any
         assert blame(layout, (tokens, tokens), torch.nan) == "first after site 2 (stack.sites.1)"
 
 
+def test_a_recipe_that_cannot_be_sharded_on_tokens_is_refused(tiny: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"--parallel tp: recipe xhc can't be sharded .*; accepted: ddp, fsdp, pp"):
+        train_together(Config(**tiny | {"recipe": "xhc"}), tmp_path / "run", Scale("tp"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_measurements_that_cannot_be_written_stop_the_run_with_a_checkpoint(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

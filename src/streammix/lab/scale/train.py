@@ -65,17 +65,20 @@ def train(
         corpus = opened(team, config)
         scale.check(config, team.world, len(corpus.train))
         described = state.described_model(config)
+        # Before anything is written, because it may refuse the recipe.
+        layout = LAYOUTS[scale.parallel](config, scale, team)
 
         def take_folder() -> dict[str, Any] | None:
             held.enter_context(reserved(run))
             prepare_folder(run, config, resume or restarted_here(run))
+            if (run / "summary.json").exists():
+                return read_json(run / "summary.json")
             write_json(run / LAUNCH, launch_id())
-            return read_json(run / "summary.json") if (run / "summary.json").exists() else None
+            return None
 
         if summary := team.ask_first(take_folder):
             return summary
         start = team.ask_first(lambda: found(run, config, corpus))
-        layout = LAYOUTS[scale.parallel](config, scale, team)
         optimizer = optim.adamw(layout.module, config)  # type: ignore[arg-type]
         if start.path is not None:
             state.restore(layout, optimizer, start.path, start.step)

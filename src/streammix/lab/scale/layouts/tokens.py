@@ -39,6 +39,22 @@ class Tokens(Layout):
         parallelize_module(model, mesh, plan(model))
         if plain := [name for name, p in model.named_parameters() if not isinstance(p, DTensor)]:
             raise LabError(f"--parallel tp: no rule for {plain[0]} ({len(plain)} such); accepted: ddp, fsdp, pp")
+        self.require_rules()
+
+    def require_rules(self) -> None:
+        """Raise LabError unless torch has rules for all that this recipe computes, by one step of one window."""
+        tokens = torch.zeros(1, self.config.context, dtype=torch.int64, device=self.team.device)
+        try:
+            self.model.loss(tokens, tokens).backward()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # in all processes alike, and of many kinds
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise LabError(
+                f"--parallel tp: recipe {self.config.recipe} can't be sharded on tokens ({reason}); accepted: ddp,"
+                " fsdp, pp"
+            ) from None
+        self.model.zero_grad()
 
     def backward(self, batch: Windows) -> Tensor:
         inputs, targets = self.here(batch)
