@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from processes import together
 from torch import Tensor, nn
@@ -117,6 +118,29 @@ def all_checks(mesh: Any) -> None:
 @pytest.mark.slow
 def test_two_processes_share_the_tokens(tmp_path: Path) -> None:
     together(all_checks, tmp_path)
+
+
+def with_fsdp(mesh: Any) -> None:
+    """Rows over one dimension of the mesh, tokens over the other."""
+    both = dist.init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+    torch.manual_seed(0)
+    plain = Model("mhc")
+    model = parallelize_module(copy.deepcopy(plain), both["tp"], token_plan(plain, {MLP: INSIDE}) | AROUND)
+    sm.distributed.shard(model, both["dp"])
+    x = torch.randn(4, 6, DIM)
+    own = x.chunk(2)[both["dp"].get_local_rank()].chunk(2, 1)[both["tp"].get_local_rank()]
+    for module, given in ((plain, x), (model, own)):
+        module(given).square().mean().backward()
+    reduce_gradients(model)
+    for (name, p), q in zip(model.named_parameters(), plain.parameters()):
+        assert (p.grad is None) == (q.grad is None)
+        if q.grad is not None:
+            torch.testing.assert_close(p.grad.full_tensor(), q.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.slow
+def test_four_processes_share_rows_and_tokens(tmp_path: Path) -> None:
+    together(with_fsdp, tmp_path, world=4)
 
 
 def test_a_plan_names_stacks_lone_sites_and_what_is_in_branches() -> None:

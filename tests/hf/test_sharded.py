@@ -50,3 +50,17 @@ def test_fsdp2():
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     mp.spawn(compare, (port,), 2)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_connections_of_models_are_float32_islands(name):
+    model = MODELS[name]()
+    found = sm.distributed.islands(model)
+    kept = {id(p) for module in found.values() for p in module.parameters()}
+    words = ("attn_hc", "ffn_hc", "hc_head", ".logits.", "_site")
+    connections = {n: p for n, p in model.named_parameters() if any(word in n for word in words)}
+    assert connections
+    assert all(id(p) in kept for p in connections.values())
+    assert not any(
+        "proj" in n and "weights_proj" not in n for module in found.values() for n, _ in module.named_modules()
+    )
