@@ -162,5 +162,14 @@ def test_paper_has_everything_and_no_controls(opened, tmp_path):
     page.emulate_media(media="print")
     for control in (".saves", ".modes", ".axes", ".slider input"):
         assert page.locator(f"{control}:visible").count() == 0, control
+    # Plots are drawn again, as wide as their columns on paper, and afterwards as they were.
+    widths = (
+        "[...document.querySelectorAll('.plot')].map(e => [e.clientWidth, e.querySelector('.main-svg').clientWidth])"
+    )
+    before = page.evaluate(widths)
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert all(drawn_ == width <= 340 for width, drawn_ in page.evaluate(widths))
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate(widths) == before
     page.pdf(path=tmp_path / "page.pdf", format="A4")
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")

@@ -149,8 +149,14 @@ for (const button of document.querySelectorAll("[data-all]")) {
 
 {% include "course.js" %}
 
-// The page's script and its plots have the whole page's width on paper too.
-addEventListener("beforeprint", () => document.querySelectorAll("[data-plot]").forEach((plot) => Plotly.Plots.resize(plot)));
-addEventListener("afterprint", () => document.querySelectorAll("[data-plot]").forEach((plot) => Plotly.Plots.resize(plot)));
+// Plots are as wide as they were drawn: on paper they are drawn again, in columns that fit it.
+addEventListener("beforeprint", () => {
+  document.body.classList.add("paper");
+  for (const plot of document.querySelectorAll("[data-plot]")) Plotly.relayout(plot, { width: plot.clientWidth });
+});
+addEventListener("afterprint", () => {
+  document.body.classList.remove("paper");
+  for (const plot of document.querySelectorAll("[data-plot]")) Plotly.relayout(plot, { width: null, autosize: true });
+});
 darkPage.addEventListener("change", draw);
 draw();
