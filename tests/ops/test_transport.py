@@ -86,6 +86,24 @@ def test_every_digit_of_32_by_64(family, seed):
     check_digits(logits(family, 1, 32, 64), *marginals(1, 32, 64, 6), torch.randn(1, 32, 64))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_potentials_of_some_tens_cost_no_digits(backend, seed):
+    """In gradients that are mostly x 1' + 1 w', of which nothing is left: by 50 digits, of the smallest matrices."""
+    count = 200
+    T = torch.randn(count, 2, 2).exp()
+    T = T / T.sum((-1, -2), keepdim=True)
+    G = torch.randn(count, 2, 2) + 20 * (1 + 2 * torch.rand(count, 1, 1)) * torch.randn(count, 1, 2).sign() / 2
+    exact = torch.stack([numbers(precise.gradients(exact_of(t), g.tolist())[0]) for t, g in zip(T, G)])
+    with sm.backend(backend):
+        D = sm.ops.operators_for(T, 2).transport_backward(G, T)[0]
+    off = (D.double() - exact).abs().amax((-1, -2)) / exact.abs().amax((-1, -2))
+    assert off.max() <= 3e-6
+
+
+def exact_of(T):
+    return [[precise.mpf(x) for x in row] for row in T.tolist()]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_uniform_square_is_birkhoff(family, seed):
     """Also the families that are too large for the reference."""

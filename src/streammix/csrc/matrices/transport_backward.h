@@ -53,7 +53,7 @@ SM_FN void transport_backward(const V* T, V* G, V* D, V* x, V* w, V* P, V* g, in
                 D[i * n + j] = row[j];
             }
         }
-        const Mask<V> lost = left < most * F(1. / 64);
+        const Mask<V> lost = left < most * F(1. / 16);
         if (again || !any(lost)) break;
         // G_ij - y_j less that of the row's largest entry of T
         for (int i = 0; i < m; ++i) {
