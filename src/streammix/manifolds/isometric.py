@@ -2,7 +2,7 @@ import torch
 from torch import Tensor
 
 from .base import Guarantees, Manifold
-from .rotations import rotation, sums_kept
+from .rotations import SumsKept, rotation
 
 
 class Isometric(Manifold):
@@ -24,10 +24,10 @@ class Isometric(Manifold):
     def __init__(self, streams: int) -> None:
         super().__init__(streams)
         self.num_logits = (streams - 1) * (streams - 2) // 2
+        self.sums_kept = SumsKept(streams)
 
     def forward(self, logits: Tensor) -> Tensor:
-        n = self.streams
-        return sums_kept(rotation(self._wide(logits), n - 1), n)
+        return self.sums_kept(rotation(self._wide(logits), self.streams - 1))
 
     def identity_logits(self) -> Tensor:
         return torch.zeros(self.num_logits)

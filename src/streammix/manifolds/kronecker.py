@@ -5,8 +5,11 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
+from .._parameters import parameter_dtype
+from .._precision import product
 from .base import Guarantees, Manifold
 from .birkhoff import Birkhoff
+from .constant import Constant
 from .orthostochastic import Orthostochastic
 from .permutations import Permutations
 
@@ -46,9 +49,13 @@ class Kronecker(Manifold):
         self.factors = nn.ModuleList(parts)
         self.sizes = [factor.num_logits for factor in parts]
         self.num_logits = sum(self.sizes)
+        self.products = _products(parts) if by == "permutations" and math.prod(self.sizes) <= MOST_PRODUCTS else None
 
     def forward(self, logits: Tensor) -> Tensor:
         logits = self._wide(logits)
+        if self.products is not None:
+            shares = [part.softmax(-1) for part in logits.split(self.sizes, -1)]
+            return product(reduce(_outer, shares), self.products.on(logits.device)).unflatten(-1, (self.streams,) * 2)
         H = [factor(part) for factor, part in zip(self.factors, logits.split(self.sizes, -1))]
         return reduce(_kron, H, logits.new_ones(*logits.shape[:-1], 1, 1))
 
@@ -71,6 +78,28 @@ class _TwoByTwo(Manifold):
 
     def identity_logits(self) -> Tensor:
         return torch.tensor([8.0])
+
+
+MOST_PRODUCTS = 256  # of permutations, for which a table of them takes the place of products of factors
+
+
+def _products(factors: Sequence[Manifold]) -> Constant | None:
+    """Kronecker products of the factors' permutations, one of each: as a mixture of those H is one product."""
+    matrices = [
+        torch.nn.functional.one_hot(torch.tensor(factor.permutations, device="cpu"), factor.streams).to(
+            parameter_dtype()
+        )
+        for factor in factors
+        if isinstance(factor, Permutations)
+    ]
+    if not matrices:
+        return None
+    return Constant(reduce(lambda A, B: _kron(A[:, None], B).flatten(0, 1), matrices).flatten(1))
+
+
+def _outer(a: Tensor, b: Tensor) -> Tensor:
+    """(..., p), (..., q) -> (..., p q)."""
+    return (a.unsqueeze(-1) * b.unsqueeze(-2)).flatten(-2)
 
 
 _FACTORS: dict[str, Callable[[int], Manifold]] = {

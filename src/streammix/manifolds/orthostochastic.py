@@ -6,6 +6,7 @@ from torch import Tensor
 from .._checks import check_integer
 from .._precision import product
 from .base import OFF_DIAGONAL, Guarantees, Manifold
+from .constant import Constant
 from .rotations import rotation
 
 
@@ -35,14 +36,15 @@ class Orthostochastic(Manifold):
         check_integer("s", s, 1)
         self.s = s
         self.num_logits = streams * s * (streams * s - 1) // 2
+        # Entry (i s + k, j s + l) of the squares, over s, adds to H_ij: one product.
+        block = torch.eye(streams, dtype=torch.float32, device="cpu").repeat_interleave(s, 0)
+        blocks = block[:, None, :, None] * block[None, :, None, :]
+        self.blocks = Constant(blocks.reshape((streams * s) ** 2, streams**2))
 
     def forward(self, logits: Tensor) -> Tensor:
         n, s = self.streams, self.s
         Q = rotation(self._wide(logits), n * s)
-        # As one product: entry (i s + k, j s + l) of the squares, over s, adds to H_ij.
-        block = torch.eye(n, dtype=Q.dtype, device=Q.device).repeat_interleave(s, 0)
-        blocks = (block[:, None, :, None] * block[None, :, None, :]).reshape((n * s) ** 2, n * n)
-        return product(Q.square().flatten(-2), blocks / s).unflatten(-1, (n, n))
+        return (product(Q.square().flatten(-2), self.blocks.on(Q.device)) / s).unflatten(-1, (n, n))
 
     def identity_logits(self) -> Tensor:
         return torch.full((self.num_logits,), math.exp(OFF_DIAGONAL / 2) / (2 * math.sqrt(self.s)))

@@ -35,7 +35,7 @@ class Quaternion(Manifold):
         self.products = Constant(torch.einsum("aij,bjk->abik", _left(units), _right(units)).reshape(16, 16))
 
     def forward(self, logits: Tensor) -> Tensor:
-        q, r = (_unit(part) for part in self._wide(logits).unflatten(-1, (2, 4)).unbind(-2))
+        q, r = _unit(self._wide(logits).unflatten(-1, (2, 4))).unbind(-2)
         # left(q) right(r) is linear in each: one product with those of the units takes less than making both.
         pairs = (q.unsqueeze(-1) * r.unsqueeze(-2)).flatten(-2)
         return product(pairs, self.products.on(pairs.device)).unflatten(-1, (4, 4))

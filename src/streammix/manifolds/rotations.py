@@ -6,6 +6,7 @@ from torch import Tensor
 from .. import ops
 from .._precision import product
 from ..ops import sharding
+from .constant import Constant
 
 
 def rotation(entries: Tensor, n: int) -> Tensor:
@@ -26,16 +27,22 @@ def helmert(n: int, like: Tensor) -> Tensor:
     return torch.where(row < i, 1, torch.where(row == i, -i, 0)) / (i * (i + 1)).sqrt()
 
 
-def sums_kept(E: Tensor, n: int) -> Tensor:
+class SumsKept:
     """J + U E U' with J = 11'/n and U = helmert(n): E (..., n - 1, n - 1) acts on differences, means stay.
 
     As one product with the Kronecker square of U: many small ones take several times as long.
     """
 
-    def kept(flat: Tensor) -> Tensor:
-        U = helmert(n, flat).mT
-        UU = (U[:, None, :, None] * U[None, :, None, :]).reshape((n - 1) ** 2, n * n)
-        return (1 / n + product(flat, UU)).unflatten(-1, (n, n))
+    def __init__(self, n: int) -> None:
+        self.n = n
+        U = helmert(n, torch.empty(0, dtype=torch.float64, device="cpu")).mT
+        self.square = Constant((U[:, None, :, None] * U[None, :, None, :]).reshape((n - 1) ** 2, n * n))
 
-    flat = E.flatten(-2)
-    return sharding.by_tokens(kept, flat) if sharding.is_sharded(flat) else kept(flat)
+    def __call__(self, E: Tensor) -> Tensor:
+        flat = E.flatten(-2)
+        return sharding.by_tokens(self._kept, flat) if sharding.is_sharded(flat) else self._kept(flat)
+
+    def _kept(self, flat: Tensor) -> Tensor:
+        n, device = self.n, flat.device
+        square = self.square.values.to(flat.dtype).to(device) if flat.is_mps else self.square.on(device)
+        return (1 / n + product(flat, square)).unflatten(-1, (n, n))

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from .._parameters import assign, parameter_dtype
 from .._precision import product
 from .base import Guarantees, Manifold
-from .rotations import rotation, sums_kept
+from .rotations import SumsKept, rotation
 
 IDENTITY_SIGMA = 4.0  # tanh(4) = 0.9993
 
@@ -31,6 +31,7 @@ class SpectralSphere(Manifold):
         m = streams - 1
         self.num_logits = m**2
         self.sizes = (m * (m - 1) // 2, m * (m - 1) // 2, m)
+        self.sums_kept = SumsKept(streams)
         self.gamma = nn.Parameter(torch.empty(2, dtype=parameter_dtype()))
         self.reset_parameters()
 
@@ -38,12 +39,11 @@ class SpectralSphere(Manifold):
         assign(self.gamma, 1.0)
 
     def forward(self, logits: Tensor) -> Tensor:
-        n, m = self.streams, self.streams - 1
         logits = self._wide(logits)
         u, v, sigma = logits.tanh().split(self.sizes, -1)
         angles = self.gamma.to(logits.dtype).unsqueeze(-1) * torch.stack([u, v], -2)
-        U, V = rotation(angles, m).unbind(-3)
-        return sums_kept(product(U * sigma.unsqueeze(-2), V.mT), n)
+        U, V = rotation(angles, self.streams - 1).unbind(-3)
+        return self.sums_kept(product(U * sigma.unsqueeze(-2), V.mT))
 
     def identity_logits(self) -> Tensor:
         return torch.cat([torch.zeros(2 * self.sizes[0]), torch.full((self.sizes[2],), IDENTITY_SIGMA)])

@@ -4,12 +4,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ... import ops
 from ..._checks import check_integer
 from ..._parameters import assign, assign_normal, parameter_dtype
 from ..._precision import full_precision
 from ...ops.eager.site import inverse_rms
 from .base import Generator, Start
-from .flattened import eps_of_norm
+from .flattened import eps_of_norm, one_pass
 
 
 class CP(Generator):
@@ -69,9 +70,7 @@ class CP(Generator):
     def forward(self, x: Float[Tensor, "*batch n C"]) -> tuple[Tensor, Tensor, Tensor]:
         n, dtype = self.streams, torch.promote_types(self.channel.dtype, x.dtype)
         with full_precision(x):
-            wide = x.to(dtype)
-            r = inverse_rms(wide.flatten(-2), eps_of_norm(self.norm_eps, dtype)).unsqueeze(-1)
-            t = (wide @ self.channel.to(dtype) * self.stream.to(dtype)).sum(-2) * r
+            t = self._contracted(x, dtype)
             t_read, t_write, t_res = t.split(self.rank, -1)
             C_read, C_write, C_res, D_res = self.out.to(dtype)
             read_bias, write_bias, res_bias = self.bias.to(dtype).split((n, n, n * n))
@@ -81,6 +80,15 @@ class CP(Generator):
                 gate_write * (t_write @ C_write.mT) + write_bias,
                 gate_res * ((t_res.unsqueeze(-2) * C_res) @ D_res.mT).flatten(-2) + res_bias,
             )
+
+    def _contracted(self, x: Float[Tensor, "*batch n C"], dtype: torch.dtype) -> Float[Tensor, "*batch factors"]:
+        """t of read, write and res side by side."""
+        norm_eps = eps_of_norm(self.norm_eps, dtype)
+        stream, channel = self.stream.to(dtype), self.channel.to(dtype)
+        if one_pass(x, dtype):  # A and B as one matrix: small, and the state is passed over once
+            return ops.coefficients(x, (stream.mT.unsqueeze(-1) * channel.mT.unsqueeze(-2)).flatten(-2), norm_eps)[0]
+        wide = x.to(dtype)
+        return (wide @ channel * stream).sum(-2) * inverse_rms(wide.flatten(-2), norm_eps).unsqueeze(-1)
 
     def reset_parameters(self) -> None:
         """Factors such that t_r has unit size, D too, and C of size weight_std; at zero C still has a gradient."""
