@@ -10,6 +10,7 @@ from streammix.bench.memory import allocations, available, growth
 from streammix.bench.run import bench
 from streammix.bench.site import memory, models
 from streammix.bench.site.diagnosing import diagnosing
+from streammix.bench.site.of_recipes import of_recipes
 from streammix.bench.site.one_site import formulas, one_site
 from streammix.bench.site.streams import CLONE, COPY, streams
 from streammix.lab.errors import LabError
@@ -61,6 +62,15 @@ def test_one_site_against_a_plain_add():
         (C, p) for C in (8, 16) for p in ("forward", "forward+backward")
     }
     assert all(row["over_residual"] == 1 for row in rows if row["contender"] == "residual")
+
+
+def test_sites_of_recipes_against_mhc():
+    rows = of_recipes(names=["xhc", "deepseek-v4.1", "ghc"], dim=8, batch=2, context=3, turns=1)
+    assert [(row["recipe"], row["n"]) for row in rows] == [("mhc", 4), ("xhc", 16), ("deepseek-v4.1", 4), ("ghc", 8)]
+    assert rows[0]["over_mhc"] == rows[0]["over_mhc_of_n"] == 1
+    assert all(row["over_mhc"] == pytest.approx(row["seconds"] / rows[0]["seconds"]) for row in rows)
+    with pytest.raises(LabError, match="--recipe: got mch; accepted: hc,"):
+        of_recipes(names=["mch"])
 
 
 def test_models_step_and_decode():

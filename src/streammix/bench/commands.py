@@ -57,7 +57,7 @@ def digits(
 
 
 @benchmarks.command(
-    epilog="Parts: streams, site, step, decoding, diagnostics, memory."
+    epilog="Parts: streams, site, recipes, step, decoding, diagnostics, memory."
     " Example: [bold]streammix bench site --only step --dim 512 --plot step.svg[/bold]"
 )
 def site(
@@ -65,13 +65,16 @@ def site(
     n: Rows = 4,
     dim: Annotated[list[int], typer.Option(help="Width of the models and of the single site; may be repeated.")] = DIMS,
     turns: Annotated[int, typer.Option(help="Samples of a training step; of everything else three times as many.")] = 5,
+    recipe: Annotated[
+        list[str] | None, typer.Option(help="Of the part recipes; may be repeated. If it is not given, all.")
+    ] = None,
     compiled: Compile = True,
     threads: Threads = None,
     json: Json = None,
     plot: Plot = None,
 ) -> None:
     """What hyper-connections cost in time and memory against a plain residual."""
-    settings = {"n": n, "dim": tuple(dim), "turns": turns, "compile": compiled}
+    settings = {"n": n, "dim": tuple(dim), "turns": turns, "compile": compiled, "recipe": tuple(recipe or ())}
     measure("site", settings, only, threads, json, plot)
 
 

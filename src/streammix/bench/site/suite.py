@@ -9,21 +9,31 @@ from streammix.lab.errors import LabError
 from .diagnosing import diagnosing
 from .memory import memory
 from .models import decoding, training_step
+from .of_recipes import of_recipes
 from .one_site import one_site
 from .plot import PANELS
 from .streams import streams
-from .tables import decoding_table, diagnosing_table, memory_table, site_tables, step_table, streams_table
+from .tables import (
+    decoding_table,
+    diagnosing_table,
+    memory_table,
+    recipes_table,
+    site_tables,
+    step_table,
+    streams_table,
+)
 
 
 @dataclass(frozen=True)
 class Settings:
     """n: streams; dim: widths of the models and of the single site; turns: samples of a training step, a third of those
-    of everything else; compile: also measure under torch.compile."""
+    of everything else; compile: also measure under torch.compile; recipe: those of the part recipes, all if empty."""
 
     n: int = 4
     dim: tuple[int, ...] = (512, 1024)
     turns: int = 5
     compile: bool = True
+    recipe: tuple[str, ...] = ()
 
 
 def parts(settings: Settings) -> Mapping[str, Part]:
@@ -37,6 +47,10 @@ def parts(settings: Settings) -> Mapping[str, Part]:
         "streams": Part(lambda progress: streams(n=n, turns=often, progress=progress), streams_table),
         "site": Part(
             lambda progress: one_site(n=n, dims=dims, turns=often, compile=compiled, progress=progress), site_tables
+        ),
+        "recipes": Part(
+            lambda progress: of_recipes(names=settings.recipe, dim=dims[0], turns=often, progress=progress),
+            recipes_table,
         ),
         "step": Part(
             lambda progress: training_step(n=n, dims=dims, turns=turns, compile=compiled, progress=progress), step_table

@@ -8,6 +8,7 @@ from rich.table import Table
 from . import one_site
 from .memory import KINDS
 from .models import OURS
+from .of_recipes import BASE
 from .streams import CLONE, COPY, NEW
 
 Rows = list[dict[str, Any]]
@@ -63,6 +64,18 @@ def site_tables(rows: Rows) -> Iterable[Table]:
             cells = [text for row in mine for text in (f"{row['seconds'] * 1e3:,.2f}", f"{row['over_residual']:.1f}x")]
             made.add_row(name, *cells, style="bold" if name == one_site.OURS else None)
         yield made
+
+
+def recipes_table(rows: Rows) -> Iterable[Table]:
+    first = rows[0]
+    made = table(
+        f"One site without a branch, forward+backward, {first['tokens']:,} tokens, C = {first['C']}",
+        *("recipe", "n", "ms", f"over {BASE}", f"over {BASE} of n streams"),
+    )
+    for row in rows:
+        cells = f"{row['seconds'] * 1e3:,.2f}", f"{row['over_mhc']:.2f}x", f"{row['over_mhc_of_n']:.2f}x"
+        made.add_row(row["recipe"], str(row["n"]), *cells, style="bold" if row["recipe"] == BASE else None)
+    return [made]
 
 
 def step_table(rows: Rows) -> Iterable[Table]:
