@@ -25,6 +25,8 @@ def samples(dtype=torch.float64):
     x, y, pre, post, res = make(5, 4, 3), make(5, 3), make(5, 4), make(5, 4), make(5, 4, 4)
     weight, gate, bias, P, r = make(24, 12), make(3), make(24), make(5, 24), make(5)
     mix = make(5, 16)
+    sparse = (make(5, 2, 3), make(5, 2, 2), make(5, 2, 2))
+    index = torch.tensor([[0, 3], [1, 2], [0, 1], [2, 3], [0, 2]])
     codes = (1, 2, 1e-3, 1.5, 1e-2)  # sigmoid, twice sigmoid, eps of the reads, multiplier and eps of the writes
     settings = (0.0, 1e-6, *codes)  # frozen gate, norm eps
     return {
@@ -35,12 +37,20 @@ def samples(dtype=torch.float64):
         "implicit_sinkhorn": (make(2, 3, 4, 4), 5),
         "cayley": (make(2, 3, 6), 4),
         "cayley_backward": (make(2, 3, 4, 4), make(2, 3, 4, 4)),
+        "chart": (make(2, 3, 9), 4, False, True),
+        "chart_backward": (make(2, 3, 4, 4), make(2, 3, 9), 4, True, False),
         "transport": (make(2, 3, 5, 4), *(t.requires_grad_() for t in marginals)),
         "transport_backward": (make(2, 3, 5, 4), plan),
         "read": (x, pre),
         "read_backward": (y, x, pre),
         "write": (x, y, post, res),
         "write_backward": (make(5, 4, 3), x, y, post, res),
+        "sparse_read": (x, pre, index),
+        "sparse_read_backward": (y, make(5, 2, 3), x, pre, index),
+        "sparse_write": (x, *sparse, index),
+        "sparse_write_backward": (make(5, 4, 3), x, *sparse, index),
+        "temporal_basis": (make(2, 7, 5), make(2, 3, 5), 6),
+        "temporal_basis_backward": (make(2, 6, 3, 5), make(2, 7, 5), make(2, 3, 5), 6),
         "coefficients": (x, weight, 1e-6),
         "coefficients_backward": (make(5, 24), x, weight, P, r),
         "site_read": (x, weight, gate, bias, *settings),

@@ -14,6 +14,7 @@
 
 #define SM_ISA baseline
 #include "buffers.h"
+#include "charts.h"
 #include "corpus.h"
 #include "kernels.h"
 #include "references.h"
@@ -129,6 +130,9 @@ void test_sinkhorn(const Kernels& k, DType t, int n, Random& random) {
 
 #include "streams_test.h"
 
+#include "charts_test.h"
+#include "sparse_test.h"
+
 // Rotations of any entries, which solve (I + A) Q = I - A as well as Q can be stored; the gradient against its formula; any batch and
 // alignment; a non-finite entry poisons its own matrix, and only that
 void test_cayley(const Kernels& k, DType t, int n, Random& random) {
@@ -213,7 +217,9 @@ void test_transport(const Kernels& k, DType t, int n, Random& random) {
                     double sum = 0, balance = 0;
                     for (int i = 0; i < rows; ++i) sum += plan[i * columns + j], balance += slope[i * columns + j];
                     if (b == 2) check(isnan(sum) && isnan(balance), place + ": no NaN");
-                    else check(fabs(sum / c.get(b * columns + j) - 1) <= accuracy && fabs(balance) <= 10 * accuracy, place + ": column sum " + std::to_string(sum));
+                    else
+                        check(fabs(sum / c.get(b * columns + j) - 1) <= accuracy && fabs(balance) <= 10 * accuracy,
+                              place + ": column sum " + std::to_string(sum));
                 }
             }
             Buffer again(t, entries), one(t, entries), a(t, rows), z(t, columns);
@@ -341,7 +347,8 @@ struct Check {
     void (*run)(const Kernels&, DType, int n, Random&);
     int largest;  // n
 };
-const Check checks[] = {{test_projection, 64}, {test_batches, 16}, {test_transport, 16}, {test_sinkhorn, 9}, {test_cayley, 33}, {test_streams, 9}, {test_sites, 9}};
+const Check checks[] = {{test_projection, 64}, {test_batches, 16}, {test_transport, 16}, {test_sinkhorn, 9}, {test_cayley, 33},
+                        {test_chart, 9},       {test_streams, 9},  {test_sites, 9},      {test_sparse, 9},   {test_temporal, 9}};
 
 // Large n in float32 only; of the brief corpus, the sizes next to each change of path (closed form, constant n, groups of eight), and
 // all of them in float32 only.

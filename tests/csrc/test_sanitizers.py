@@ -60,7 +60,8 @@ def solver_test(tmp_path_factory: pytest.TempPathFactory) -> Path:
     by_gcc = [] if "clang" in Path(compiler).name else KERNELS_BY_GCC
     kernels = [*INSTRUMENTED, "-O1", *by_gcc]
     units = {SOURCES / f"kernels_{isa}.cpp": [*kernels, *flags] for isa, flags in instruction_sets().items()}
-    units[SOURCES / "dispatch.cpp"] = [*INSTRUMENTED, "-O1"]
+    for name in ("dispatch.cpp", "charts.cpp"):
+        units[SOURCES / name] = [*INSTRUMENTED, "-O1"]
     # Buffers come from the sanitizer's allocator either way; uninstrumented, the references are several times faster.
     units[ROOT / "tests" / "csrc" / "solver_test.cpp"] = [*INSTRUMENTED, "-O2"] if LONG else ["-O1"]
 

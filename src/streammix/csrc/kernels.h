@@ -3,6 +3,7 @@
 
 #include <stdint.h>
 
+#include "matrices/chart_steps.h"
 #include "matrices/sinkhorn_rule.h"
 
 namespace streammix {
@@ -74,6 +75,44 @@ struct ReadOnlyBackward {
     bool large;
 };
 
+// A state of n streams of which k are active, with directions (basis) to write along; indices are distinct and in 0 .. n - 1: see streams/sparse.h.
+struct Sparse {
+    DType dtype;
+    int n, k;
+    int64_t basis, C;
+};
+struct SparseRead {
+    const void *x, *pre;
+    const int64_t* index;
+    void *u, *active;
+};
+struct SparseReadBackward {
+    const void *du, *dactive, *x, *pre;
+    const int64_t* index;
+    void *dx, *dpre;
+    bool large;  // dx, as a whole, is larger than caches
+};
+struct SparseWrite {
+    const void *x, *basis, *post, *res;
+    const int64_t* index;
+    void* out;
+    bool large;  // out, as a whole, is larger than caches
+};
+struct SparseWriteBackward {
+    const void *grad, *x, *basis, *post, *res;
+    const int64_t* index;
+    void *dx, *dbasis, *dpost, *dres;
+    bool large;  // dx, as a whole, is larger than caches
+};
+
+// Sequences of `known` rows of C channels, whose last are tokens; filters of a length: see streams/temporal.h. float32 or float64.
+struct Temporal {
+    DType dtype;
+    int64_t sequences, known, tokens, C;
+    int filters;
+    int64_t length;
+};
+
 // The functions over matrices work on the matrices [begin, end) of a batch. Input and output may be the same memory. Disjoint ranges may run
 // on different threads; a matrix's result depends on nothing but itself.
 struct Kernels {
@@ -98,11 +137,28 @@ struct Kernels {
     void (*cayley)(Matrices, const void* entries, void* Q, int64_t begin, int64_t end);
     void (*cayley_backward)(Matrices, const void* grad, const void* Q, void* out, int64_t begin, int64_t end);
 
+    // H (n, n): the transportation polytope's chart at (n - 1)^2 logits each; and the gradient of the logits. float32 and float64.
+    void (*chart)(DType, const ChartSteps&, const void* logits, void* H, int64_t begin, int64_t end);
+    void (*chart_backward)(DType, const ChartSteps&, const void* grad, const void* logits, void* out, int64_t begin, int64_t end);
+
     // Over the tokens [begin, end): reading with given weights, and writing.
     void (*read)(Streams, const void* x, const void* pre, void* u, int64_t begin, int64_t end);
     void (*read_backward)(Streams, ReadOnlyBackward, int64_t begin, int64_t end);
     void (*write)(Streams, Write, int64_t begin, int64_t end);
     void (*write_backward)(Streams, WriteBackward, int64_t begin, int64_t end);
+
+    // The same where k streams are active: also what those hold; and writing to them alone.
+    void (*sparse_read)(Sparse, SparseRead, int64_t begin, int64_t end);
+    void (*sparse_read_backward)(Sparse, SparseReadBackward, int64_t begin, int64_t end);
+    void (*sparse_write)(Sparse, SparseWrite, int64_t begin, int64_t end);
+    void (*sparse_write_backward)(Sparse, SparseWriteBackward, int64_t begin, int64_t end);
+
+    // Over the tokens of all sequences: v (1 + filters, C); from its gradient d, that of y by v_0 alone and those of what the filters gave.
+    // Then over channels: the gradients of the known rows and, all sequences summed, of the filters.
+    void (*temporal_basis)(Temporal, const void* known, const void* filters, void* v, int64_t begin, int64_t end);
+    void (*temporal_orthogonal_backward)(Temporal, const void* grad, const void* known, const void* filters, void* d, int64_t begin, int64_t end);
+    void (*temporal_filters_backward)(Temporal, const void* d, const void* known, const void* filters, void* dknown, void* dfilters, int64_t begin,
+                                      int64_t end);
 
     Packed (*packed)(Streams, int rows, int64_t tokens);
     void (*pack_panel)(Streams, const void* weight, int rows, void* panel);

@@ -3,8 +3,11 @@
 
 #include "matrices/batch.h"
 #include "matrices/cayley.h"
+#include "matrices/chart.h"
 #include "matrices/plans.h"
 #include "streams/site.h"
+#include "streams/sparse.h"
+#include "streams/temporal.h"
 
 namespace streammix::SM_ISA {
 
@@ -19,10 +22,19 @@ inline constexpr Kernels table(const char* name) {
         .sinkhorn_backward = sinkhorn_backward_any,
         .cayley = cayley_any,
         .cayley_backward = cayley_backward_any,
+        .chart = chart_any,
+        .chart_backward = chart_backward_any,
         .read = read_any,
         .read_backward = read_backward_any,
         .write = write_any,
         .write_backward = write_backward_any,
+        .sparse_read = sparse_read_any,
+        .sparse_read_backward = sparse_read_backward_any,
+        .sparse_write = sparse_write_any,
+        .sparse_write_backward = sparse_write_backward_any,
+        .temporal_basis = temporal_basis_any,
+        .temporal_orthogonal_backward = temporal_orthogonal_backward_any,
+        .temporal_filters_backward = temporal_filters_backward_any,
         .packed = packed_any,
         .pack_panel = pack_panel_any,
         .pack_blocks = pack_blocks_any,

@@ -1,18 +1,15 @@
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .. import ops
 from .._parameters import assign, parameter_dtype
+from ..ops.eager.chart import BETA, EPS
 from .base import OFF_DIAGONAL, Guarantees, Manifold
 
-BETA, EPS = 4.0, 1e-3  # of the scaled choice; its slope at the midpoint is then nearly one
 IDENTITY_LOGIT = 8.0
-
-Choose = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (L, U) -> x - L and U - x by the next logit, both >= 0
-Vector = list[Tensor]
-Split = Callable[[Tensor, Tensor, Vector, Choose], tuple[Vector, Vector]]
 
 
 class Transportation(Manifold):
@@ -77,20 +74,12 @@ class Transportation(Manifold):
             assign(self.share, OFF_DIAGONAL)
 
     def forward(self, logits: Tensor) -> Tensor:
-        logits = self._wide(logits)
-        t = iter(logits.unbind(-1))
-
-        def choose(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-            width = (upper - lower).clamp(min=0)
-            logit = next(t)
-            logit = BETA * logit / (width + EPS) if self.scaled else logit
-            above = width * logit.sigmoid()
-            return above, width - above
-
-        ones = [logits.new_ones(logits.shape[:-1])] * self.streams
-        rows = _sequential(ones, ones, choose) if self.chart == "sequential" else _recursive(ones, ones, choose)
-        # Rows become columns where the transpose is asked for.
-        H = torch.stack([torch.stack(row, -1) for row in rows], -1 if self.transposed else -2)
+        self._check(logits)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.streams == 1:  # no logits; autograd sees them all the same
+            return logits.new_ones(*logits.shape[:-1], 1, 1) + logits.sum(-1)[..., None, None]
+        H = ops.chart(logits, self.streams, self.chart == "recursive", self.scaled)
+        H = H.mT if self.transposed else H
         if self.share is None:
             return H
         return H.lerp(torch.full_like(H, 1 / self.streams), self.share.to(H.dtype).sigmoid())
@@ -119,89 +108,6 @@ class Transportation(Manifold):
         )
 
 
-def _sequential(r: Vector, c: Vector, choose: Choose) -> list[Vector]:
-    n, r, c = len(r), list(r), list(c)
-    X: list[Vector] = []
-    for i in range(n - 1):
-        X.append([])
-        for j in range(n - 1):
-            least_of_row, least_of_column = r[i] - _sum(c[j + 1 :]), c[j] - _sum(r[i + 1 :])
-            lower, upper = _bounds(r[i], c[j], least_of_row, least_of_column)
-            above, below = choose(lower, upper)
-            X[i].append(lower + above)
-            r[i], c[j] = r[i] - upper + below, c[j] - upper + below
-        X[i].append(r[i])
-        c[-1] = lower - least_of_row + above  # = c[-1] - r[i], the last choice having had only c[-1] behind it
-    return [*X, c]
-
-
-def _recursive(r: Vector, c: Vector, choose: Choose, split: Split | None = None) -> list[Vector]:
-    n, h = len(r), len(r) // 2
-    split = split or (_split_in_halves if n & (n - 1) == 0 else _split_in_turn)
-    if n == 1:
-        return [r]
-    if n % 2:  # corner, last column, last row, then the rest
-        least_of_row, least_of_column = r[-1] - _sum(c[:-1]), c[-1] - _sum(r[:-1])
-        lower, upper = _bounds(r[-1], c[-1], least_of_row, least_of_column)
-        above, below = choose(lower, upper)
-        column, rest_r = split(c[-1] - upper + below, lower - least_of_column + above, r[:-1], choose)
-        row, rest_c = split(r[-1] - upper + below, lower - least_of_row + above, c[:-1], choose)
-        rest = _recursive(rest_r, rest_c, choose, split)
-        return [*([*inner, last] for inner, last in zip(rest, column)), [*row, lower + above]]
-    top, bottom, left, right = r[:h], r[h:], c[:h], c[h:]
-    R1, R2, C1, C2 = _sum(top), _sum(bottom), _sum(left), _sum(right)
-    lower, upper = _bounds(R1, C1, R1 - C2, C1 - R2)
-    above, below = choose(lower, upper)
-    m11, m12, m21 = lower + above, R1 - upper + below, C1 - upper + below
-    m22_of_rows, m22_of_columns = lower - (C1 - R2) + above, lower - (R1 - C2) + above
-    top11, top12 = split(m11, m12, top, choose)
-    bottom21, bottom22 = split(m21, m22_of_rows, bottom, choose)
-    left11, left21 = split(m11, m21, left, choose)
-    right12, right22 = split(m12, m22_of_columns, right, choose)
-    X11 = _recursive(top11, left11, choose, split)
-    X12 = _recursive(top12, right12, choose, split)
-    X21 = _recursive(bottom21, left21, choose, split)
-    X22 = _recursive(bottom22, right22, choose, split)
-    return [[*a, *b] for a, b in (*zip(X11, X12), *zip(X21, X22))]
-
-
-# A split shares a mass among rows or columns, each within its cap, by len(caps) - 1 choices. `left_over` is what the
-# caps hold beyond the mass. -> the shares, and what each cap holds beyond its share.
-
-
-def _split_in_halves(mass: Tensor, left_over: Tensor, caps: Vector, choose: Choose) -> tuple[Vector, Vector]:
-    """By a binary tree."""
-    if len(caps) == 1:
-        return [mass], [left_over]
-    left, right = caps[: len(caps) // 2], caps[len(caps) // 2 :]
-    (share, over), (rest, rest_over) = _part(mass, _sum(left), _sum(right), choose)
-    shares, overs = _split_in_halves(share, over, left, choose)
-    rests, rest_overs = _split_in_halves(rest, rest_over, right, choose)
-    return [*shares, *rests], [*overs, *rest_overs]
-
-
-def _split_in_turn(mass: Tensor, left_over: Tensor, caps: Vector, choose: Choose) -> tuple[Vector, Vector]:
-    """The first share, then the second of what is left, ..."""
-    if len(caps) == 1:
-        return [mass], [left_over]
-    (share, over), (rest, rest_over) = _part(mass, caps[0], _sum(caps[1:]), choose)
-    shares, overs = _split_in_turn(rest, rest_over, caps[1:], choose)
-    return [share, *shares], [over, *overs]
-
-
-def _part(mass: Tensor, cap: Tensor, other_cap: Tensor, choose: Choose) -> tuple[tuple[Tensor, Tensor], ...]:
-    """A mass in two, each part with what its cap holds beyond it."""
-    least = mass - other_cap
-    lower, upper = least.clamp(min=0), torch.minimum(mass, cap)
-    above, below = choose(lower, upper)
-    return (lower + above, cap - upper + below), (mass - upper + below, lower - least + above)
-
-
-def _bounds(row: Tensor, column: Tensor, least_of_row: Tensor, least_of_column: Tensor) -> tuple[Tensor, Tensor]:
-    """L and U of an entry (or block) with these margins, which needs so much for the others to hold the rest."""
-    return torch.maximum(least_of_row, least_of_column).clamp(min=0), torch.minimum(row, column)
-
-
 def _widths_on_the_diagonal(n: int) -> Iterator[float]:
     """For each choice of the recursive chart: U - L if it gives the diagonal its mass, else 0. The latter are choices
     in next to empty intervals once the diagonal has its mass."""
@@ -216,10 +122,3 @@ def _widths_on_the_diagonal(n: int) -> Iterator[float]:
         yield from _widths_on_the_diagonal(h)
         yield from [0.0] * (2 * (h - 1) ** 2)
         yield from _widths_on_the_diagonal(h)
-
-
-def _sum(v: Vector) -> Tensor:
-    total = v[0]
-    for x in v[1:]:
-        total = total + x
-    return total

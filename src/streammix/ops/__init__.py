@@ -20,6 +20,7 @@ __all__ = [
     "backends",
     "birkhoff",
     "cayley",
+    "chart",
     "coefficients",
     "implicit_sinkhorn",
     "mixes",
@@ -27,6 +28,9 @@ __all__ = [
     "operators_for",
     "read",
     "sinkhorn",
+    "sparse_read",
+    "sparse_write",
+    "temporal_basis",
     "transport",
     "write",
 ]
@@ -52,6 +56,11 @@ def cayley(entries: Tensor, n: int) -> Tensor:
     return operators_for(entries, n).cayley(entries, n)
 
 
+def chart(logits: Tensor, n: int, recursive: bool, scaled: bool) -> Tensor:
+    """(..., (n - 1)^2) -> (..., n, n), n >= 2: the transportation polytope's charts; operators/chart.py."""
+    return operators_for(logits, n).chart(logits, n, recursive, scaled)
+
+
 def transport(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """(..., m, n), (..., m), (..., n) -> (..., m, n): the exact projection; operators/transport.py."""
     return operators_for(logits, max(logits.shape[-2:])).transport(logits, rows, columns)
@@ -65,6 +74,23 @@ def read(x: Tensor, pre: Tensor) -> Tensor:
 def write(x: Tensor, y: Tensor, post: Tensor, res: Tensor) -> Tensor:
     """x (..., n, C), y (..., C), post (..., n), res (..., n, n) -> (..., n, C); operators/streams.py."""
     return operators_for(x, x.shape[-2]).write(x, y, post, res)
+
+
+def sparse_read(x: Tensor, pre: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """x (..., n, C), pre (..., n), index (..., k) -> u (..., C) and the streams at index; operators/sparse.py."""
+    u, active = operators_for(x, x.shape[-2]).sparse_read(x, pre, index)
+    return u, active
+
+
+def sparse_write(x: Tensor, basis: Tensor, post: Tensor, res: Tensor, index: Tensor) -> Tensor:
+    """The streams at index become res of themselves + post of basis (..., b, C), which has the computing dtype;
+    operators/sparse.py."""
+    return operators_for(x, x.shape[-2]).sparse_write(x, basis, post, res, index)
+
+
+def temporal_basis(known: Tensor, filters: Tensor, tokens: int) -> Tensor:
+    """known (..., time, C), filters (j, length, C) -> (..., tokens, 1 + j, C); operators/temporal.py."""
+    return operators_for(known, len(filters)).temporal_basis(known, filters, tokens)
 
 
 def coefficients(x: Tensor, weight: Tensor, norm_eps: float) -> tuple[Tensor, Tensor]:

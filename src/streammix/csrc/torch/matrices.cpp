@@ -5,6 +5,7 @@
 #include <string>
 #include <tuple>
 
+#include "charts.h"
 #include "torch/tensors.h"
 
 namespace streammix {
@@ -127,6 +128,44 @@ Tensor cayley_backward(const Tensor& grad, const Tensor& matrix) {
     return out;
 }
 
+// logits: (..., (n - 1)^2)
+void check_chart(const Tensor& logits, int64_t n) {
+    const DType dtype = dtype_of(logits);
+    const int64_t dim = logits.dim();
+    SM_CHECK(dtype == DType::float32 || dtype == DType::float64, "streammix: chart takes float32 and float64");
+    SM_CHECK(2 <= n && n <= largest_n && dim >= 1 && logits.size(dim - 1) == (n - 1) * (n - 1),
+             "streammix: chart takes (n - 1)^2 logits and 2 <= n <= ", largest_n);
+}
+
+Tensor chart(const Tensor& logits, int64_t n, bool recursive, bool scaled) {
+    check_chart(logits, n);
+    const Chart chart(static_cast<int>(n), recursive, scaled);
+    const Tensor in = as_contiguous(logits);
+    Tensor out = new_tensor(in, in, in.dim() - 1, {n, n});
+    const void* from = in.const_data_ptr();
+    void* to = out.mutable_data_ptr();
+    const Kernels& k = kernels();
+    const DType dtype = dtype_of(in);
+    for_batch(in.numel() / ((n - 1) * (n - 1)), 1 + 8192 / (n * n * n),
+              [&](int64_t begin, int64_t end) { k.chart(dtype, chart.view(), from, to, begin, end); });
+    return out;
+}
+
+Tensor chart_backward(const Tensor& grad, const Tensor& logits, int64_t n, bool recursive, bool scaled) {
+    check_chart(logits, n);
+    const int64_t count = logits.numel() / ((n - 1) * (n - 1));
+    SM_CHECK(grad.dtype() == logits.dtype() && grad.numel() == count * n * n, "streammix: the gradient's shape or dtype is not the matrices'");
+    const Chart chart(static_cast<int>(n), recursive, scaled);
+    const Tensor G = as_contiguous(grad), in = as_contiguous(logits);
+    Tensor out = new_like(in);
+    const void *g = G.const_data_ptr(), *from = in.const_data_ptr();
+    void* to = out.mutable_data_ptr();
+    const Kernels& k = kernels();
+    const DType dtype = dtype_of(in);
+    for_batch(count, 1 + 4096 / (n * n * n), [&](int64_t begin, int64_t end) { k.chart_backward(dtype, chart.view(), g, from, to, begin, end); });
+    return out;
+}
+
 int rounds_of(int64_t rounds) {
     SM_CHECK(rounds >= 1 && rounds <= INT32_MAX, "streammix: rounds are at least 1");
     return static_cast<int>(rounds);
@@ -169,6 +208,8 @@ SM_LIBRARY(matrices, "CPU") {
     m.impl("birkhoff_backward", boxed<&birkhoff_backward>);
     m.impl("cayley", boxed<&cayley>);
     m.impl("cayley_backward", boxed<&cayley_backward>);
+    m.impl("chart", boxed<&chart>);
+    m.impl("chart_backward", boxed<&chart_backward>);
     m.impl("implicit_sinkhorn", boxed<&implicit_sinkhorn>);
     m.impl("sinkhorn", boxed<&sinkhorn>);
     m.impl("sinkhorn_backward", boxed<&sinkhorn_backward>);

@@ -8,6 +8,8 @@ SM_LIBRARY(schemas, nullptr) {
     m.def("birkhoff_backward(Tensor grad, Tensor matrix) -> Tensor");
     m.def("cayley(Tensor entries, int n) -> Tensor");
     m.def("cayley_backward(Tensor grad, Tensor matrix) -> Tensor");
+    m.def("chart(Tensor logits, int n, bool recursive, bool scaled) -> Tensor");
+    m.def("chart_backward(Tensor grad, Tensor logits, int n, bool recursive, bool scaled) -> Tensor");
     m.def("implicit_sinkhorn(Tensor logits, int rounds) -> Tensor");
     m.def("sinkhorn(Tensor logits, int rounds, int start, bool columns_last, float eps) -> Tensor");
     m.def("sinkhorn_backward(Tensor grad, Tensor logits, int rounds, int start, bool columns_last, float eps) -> Tensor");
@@ -68,6 +70,14 @@ SM_LIBRARY(schemas, nullptr) {
         "transposed, float mixing) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
     m.def("read(Tensor x, Tensor pre) -> Tensor");
     m.def("read_backward(Tensor grad, Tensor x, Tensor pre) -> (Tensor, Tensor)");
+    m.def("sparse_read(Tensor x, Tensor pre, Tensor index) -> (Tensor, Tensor)");
+    m.def("sparse_read_backward(Tensor du, Tensor dactive, Tensor x, Tensor pre, Tensor index) -> (Tensor, Tensor)");
+    m.def("sparse_write(Tensor x, Tensor basis, Tensor post, Tensor res, Tensor index) -> Tensor");
+    m.def(
+        "sparse_write_backward(Tensor grad, Tensor x, Tensor basis, Tensor post, Tensor res, Tensor index) -> (Tensor, "
+        "Tensor, Tensor, Tensor)");
+    m.def("temporal_basis(Tensor known, Tensor filters, int tokens) -> Tensor");
+    m.def("temporal_basis_backward(Tensor grad, Tensor known, Tensor filters, int tokens) -> (Tensor, Tensor)");
     m.def("write(Tensor x, Tensor y, Tensor post, Tensor res) -> Tensor");
     m.def("write_backward(Tensor grad, Tensor x, Tensor y, Tensor post, Tensor res) -> (Tensor, Tensor, Tensor, Tensor)");
 }

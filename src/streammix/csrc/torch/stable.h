@@ -27,6 +27,7 @@ int32_t aoti_torch_dtype_float16();
 int32_t aoti_torch_dtype_bfloat16();
 int32_t aoti_torch_dtype_float32();
 int32_t aoti_torch_dtype_float64();
+int32_t aoti_torch_dtype_int64();
 int32_t aoti_torch_memory_format_contiguous_format();
 
 // A tensor: what is returned as a handle is a new reference, sizes and data are borrowed.

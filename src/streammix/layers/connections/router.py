@@ -34,6 +34,23 @@ class Router(AtLeastFloat32):
         else:
             assign_normal(self.bias, SCORE_SPREAD, mean=SCORE_LOGIT)
 
+    def rows(self, dtype: torch.dtype) -> Float[Tensor, "n_and_1 width"]:
+        """What `ops.coefficients` multiplies the state by for `scores`: rows of W less their mean, to which the norm's
+        own mean makes no difference, and a row that gives that mean."""
+        assert self.weight is not None
+        weight = self.weight.to(dtype)
+        mean = torch.full_like(weight[:1], 1 / weight.shape[1])
+        return torch.cat([weight - weight.mean(-1, keepdim=True), mean])
+
+    def scores(self, projected: Float[Tensor, "*batch n_and_1"]) -> Float[Tensor, "*batch n"]:
+        """The scores from that product, which comes divided by the root of mean square + eps.
+
+        The variance is mean square less squared mean, which costs digits where the mean is many deviations.
+        """
+        bias, mean = self.bias.to(projected.dtype), projected[..., -1:]
+        variance = (1 - mean.square()).clamp(min=torch.finfo(mean.dtype).eps)
+        return (projected[..., :-1] * variance.rsqrt() + bias).sigmoid()
+
     def forward(self, x: Float[Tensor, "*batch n C"]) -> Float[Tensor, "*batch n"]:
         dtype = torch.promote_types(self.bias.dtype, x.dtype)
         with full_precision(x):

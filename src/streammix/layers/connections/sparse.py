@@ -4,18 +4,19 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from ... import functional
+from ... import ops
 from ..._checks import check_integer
-from ..._precision import full_precision
+from ..._precision import computing_dtype, full_precision
 from ...manifolds import Manifold
 from ...recipes import Recipe, Wiring
 from .. import initialisation
 from ..activations import read_weights
 from ..generators import Flattened, Generator, Start, Static, layer_norm_eps
+from ..generators.flattened import one_pass
 from ..streams import Collapse, expand
 from .base import Connection, Finish, State, manifold_of
-from .combine import check_output, combine
-from .hyper import check_width
+from .combine import check_output
+from .hyper import check_width, watched
 from .router import SCORE_LOGIT, Router
 from .temporal import TemporalBasis
 
@@ -131,24 +132,48 @@ class SparseConnection(
 
     def join(self, x: Float[Tensor, "*batch n C"], *carried: Tensor) -> tuple[Float[Tensor, "*batch C"], Finish]:
         self.check(x)
-        index, scores = self.route(x)
-        rows = index.unsqueeze(-1).expand(*index.shape, self.dim)
-        active = x.gather(-2, rows)
+        pre, index, scores = self.over_all(x)
+        wide = computing_dtype(x.dtype)
+        u, active = ops.sparse_read(x, pre.to(wide), index)
         post, res = self.active_coefficients(active)
 
         def finish(y: Tensor) -> Tensor:
             check_output(self.branch, y, x.shape[:-2], self.dim)
             with full_precision(x):
-                weights = torch.cat([res, scores.unsqueeze(-1) * post], -1)
-            return x.scatter(-2, rows, combine(weights, [active, self.basis(y)], x.dtype))
+                weights = (scores.unsqueeze(-1) * post).to(wide)
+            return ops.sparse_write(x, self.basis(y).to(wide), weights, res.to(wide), index)
 
-        return functional.read(x, self.read_weights(x)), finish
+        return u, finish
+
+    def over_all(
+        self, x: Float[Tensor, "*batch n C"]
+    ) -> tuple[Float[Tensor, "*batch n"], Int64[Tensor, "*batch k"], Float[Tensor, "*batch k"]]:
+        """pre over all streams; the active streams of each token, ascending, and their scores.
+
+        Generator and router are one product with the state, where the operator serves both.
+        """
+        reads, router = self.reads, self.router
+        if type(reads) is not Flattened or router.weight is None or watched(reads) or watched(router):
+            return self.read_weights(x), *self.best(router(x))
+        dtype = torch.promote_types(reads.weight.dtype, x.dtype)
+        if reads.norm_eps != router.norm_eps or router.bias.dtype != reads.weight.dtype or not one_pass(x, dtype):
+            return self.read_weights(x), *self.best(router(x))
+        with full_precision(x):
+            rows = torch.cat([reads.weight.to(dtype), router.rows(dtype)])
+            projected, _ = ops.coefficients(x, rows, router.norm_eps)
+            of_reads, of_router = projected.split((self.streams, self.streams + 1), -1)
+            logits = reads.gate.to(dtype) * of_reads + reads.bias.to(dtype)
+            return read_weights(self.recipe, logits), *self.best(router.scores(of_router))
 
     def route(self, x: Float[Tensor, "*batch n C"]) -> tuple[Int64[Tensor, "*batch k"], Float[Tensor, "*batch k"]]:
         """The active streams of each token, ascending, and their scores."""
-        scores = self.router(x)
+        _, index, scores = self.over_all(x)
+        return index, scores
+
+    def best(self, scores: Float[Tensor, "*batch n"]) -> tuple[Int64[Tensor, "*batch k"], Float[Tensor, "*batch k"]]:
+        """The active streams by these scores of all, ascending, and theirs."""
         chosen = scores[..., self.fixed :].topk(self.active - self.fixed, -1).indices.sort(-1).values + self.fixed
-        always = torch.arange(self.fixed, device=x.device).expand(*x.shape[:-2], self.fixed)
+        always = torch.arange(self.fixed, device=scores.device).expand(*scores.shape[:-1], self.fixed)
         index = torch.cat([always, chosen], -1)
         return index, scores.gather(-1, index)
 
@@ -160,11 +185,11 @@ class SparseConnection(
     def coefficients(
         self, x: Float[Tensor, "*batch n C"]
     ) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch k basis"], Float[Tensor, "*batch k k"]]:
-        """pre over all streams; post (not yet scaled by the scores) and H_res of the active ones, see `route`."""
+        """pre over all streams; post (not yet scaled by the scores) and H_res of the active ones, see `over_all`."""
         self.check(x)
-        index, _ = self.route(x)
+        pre, index, _ = self.over_all(x)
         active = x.gather(-2, index.unsqueeze(-1).expand(*index.shape, self.dim))
-        return self.read_weights(x), *self.active_coefficients(active)
+        return pre, *self.active_coefficients(active)
 
     def active_coefficients(
         self, active: Float[Tensor, "*batch k C"]

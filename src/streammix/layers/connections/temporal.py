@@ -3,20 +3,17 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import reduce
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ... import ops
 from ..._checks import is_integer
 from ..._parameters import AtLeastFloat32, assign, parameter_dtype
 from ..._precision import full_precision
-
-#: A direction whose square is this small a part of what it was before the others were taken out counts as none: what is
-#: left of it is rounding.
-NEGLIGIBLE = 1e-10
+from ...ops.eager.temporal import temporal_basis
 
 
 @dataclass
@@ -79,8 +76,12 @@ class TemporalBasis(AtLeastFloat32):
             return y.unsqueeze(-2)
         axis = self._axis(y)
         with full_precision(y):
-            known = self._with_past(y, axis)
-            return torch.stack(orthogonal([y, *(convolved(known, weight, axis, y) for weight in self.filters)]), -2)
+            known = self._with_past(y, axis).movedim(axis, -2)
+            longest = max(map(len, self.filters))
+            filters = torch.stack([F.pad(w.to(y.dtype), (0, 0, 0, longest - len(w))) for w in self.filters])
+            # The operator takes no part in vmap.
+            make = temporal_basis if torch._C._are_functorch_transforms_active() else ops.temporal_basis
+            return make(known, filters, y.shape[axis]).movedim(-3, axis)
 
     def _axis(self, y: Tensor) -> int:
         axis = self.time_axis + y.ndim if self.time_axis < 0 else self.time_axis
@@ -126,28 +127,3 @@ def decoding(model: nn.Module) -> Iterator[None]:
     finally:
         for basis, past in zip(bases, before):
             basis.past = past
-
-
-def convolved(
-    known: Float[Tensor, "*known C"], weight: Float[Tensor, "length C"], axis: int, y: Float[Tensor, "*batch C"]
-) -> Float[Tensor, "*batch C"]:
-    """g[t] = sum_i w[i] * known[t - i] for the tokens of y, which are the last of the known."""
-    length, tokens = len(weight), y.shape[axis]
-    padded = F.pad(known, (*[0, 0] * (known.ndim - 1 - axis), length - 1, 0))
-    first = known.shape[axis] - tokens
-    past = (padded.narrow(axis, first + length - 1 - i, tokens) * weight[i].to(y.dtype) for i in range(length))
-    return reduce(torch.add, past)
-
-
-def orthogonal(vectors: Sequence[Float[Tensor, "*batch C"]]) -> list[Float[Tensor, "*batch C"]]:
-    """Modified Gram-Schmidt without normalisation; what is left of a dependent vector is not divided by."""
-    basis: list[Tensor] = []
-    squares: list[Tensor] = []
-    for vector in vectors:
-        least = NEGLIGIBLE * vector.square().sum(-1, keepdim=True).detach()
-        v = vector
-        for other, square in zip(basis, squares):
-            v = v - (v * other).sum(-1, keepdim=True) / square * other
-        basis.append(v)
-        squares.append(torch.maximum(v.square().sum(-1, keepdim=True), least).clamp(min=torch.finfo(v.dtype).tiny))
-    return basis

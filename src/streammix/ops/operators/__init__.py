@@ -1,5 +1,29 @@
 """The operators: schema, fake kernel, autograd and vmap, one file a family. Importing this registers them."""
 
-from . import birkhoff, cayley, implicit_sinkhorn, mixed_site, sinkhorn, site, streams, transport
+from . import (
+    birkhoff,
+    cayley,
+    chart,
+    implicit_sinkhorn,
+    mixed_site,
+    sinkhorn,
+    site,
+    sparse,
+    streams,
+    temporal,
+    transport,
+)
 
-__all__ = ["birkhoff", "cayley", "implicit_sinkhorn", "mixed_site", "sinkhorn", "site", "streams", "transport"]
+__all__ = [
+    "birkhoff",
+    "cayley",
+    "chart",
+    "implicit_sinkhorn",
+    "mixed_site",
+    "sinkhorn",
+    "site",
+    "sparse",
+    "streams",
+    "temporal",
+    "transport",
+]
