@@ -9,8 +9,8 @@ from torch import Tensor
 
 from streammix import recipes
 from streammix.bench.timing import interleaved
-from streammix.layers.connections import make
 from streammix.lab.errors import LabError
+from streammix.layers.connections import make
 
 BASE = "mhc"
 SITE = 1  # the second of a Transformer block, where xhc has its filters
