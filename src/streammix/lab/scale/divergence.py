@@ -17,11 +17,10 @@ NOWHERE = 10**9
 def blame(layout: Layout, batch: Windows, loss: float) -> str:
     """The first site, in the order of the network, whose output is not finite; with a finite loss the last parameter
     whose gradient is not. Runs the batch once more; every process takes part and gets the same answer."""
-    names = [name for name, _ in layout.module.named_parameters()]
     if math.isfinite(loss):
         own = [name for name, p in layout.module.named_parameters() if p.grad is not None and not finite(p.grad)]
         found = [name for some in layout.team.agree(lambda: own) for name in some]
-        return f"first in the gradient of {max(found, key=names_order(names, found))}" if found else ""
+        return f"first in the gradient of {max(found, key=depth)}" if found else ""
     seen: list[int] = []
     with watched(layout.module, seen):
         layout.measure(batch)
@@ -29,15 +28,10 @@ def blame(layout: Layout, batch: Windows, loss: float) -> str:
     return f"first after site {first + 1} (stack.sites.{first})" if first < NOWHERE else "first after the last site"
 
 
-def names_order(names: list[str], found: list[str]) -> Any:
-    """Sites by their numbers, whichever process has them; what follows them last."""
-
-    def key(name: str) -> tuple[int, int]:
-        parts = name.split(".")
-        site = int(parts[2]) if name.startswith("stack.sites.") else (-1 if parts[0] == "embed" else NOWHERE)
-        return site, found.index(name)
-
-    return key
+def depth(name: str) -> int:
+    """The site of the parameter of this name; the embedding comes before all, norm and head after them."""
+    parts = name.split(".")
+    return int(parts[2]) if name.startswith("stack.sites.") else -1 if parts[0] == "embed" else NOWHERE
 
 
 @contextlib.contextmanager
