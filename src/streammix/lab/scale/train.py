@@ -11,7 +11,7 @@ from rich.console import Console
 
 from streammix.lab import text
 from streammix.lab.config import Config
-from streammix.lab.errors import LabError
+from streammix.lab.errors import Diverged, LabError
 from streammix.lab.files import read_json, write_json
 from streammix.lab.machine import cpu_threads, peak_memory
 from streammix.lab.scale import state
@@ -101,7 +101,8 @@ def train(
                     where = blame(layout, batch, loss)
                     saved = saver.start(step - 1, layout, optimizer, counters)
                     saver.finish()
-                    raise diverged(config, step, loss, norm, where, saved)
+                    said = filter(None, (where, f"the model before it is in {saved}"))
+                    raise Diverged(loss, norm, step, config, *said)
                 took = time.perf_counter() - began
                 counters["seconds"] += took
                 log.train(step, loss, norm, took, counters["seconds"])
@@ -177,6 +178,7 @@ def train_step(
     Where one of the numbers is not finite, nothing is changed.
     """
     config = layout.config
+    optim.anneal(layout.module, config, step)
     optimizer.zero_grad()
     loss, norm, stops = clip(layout, layout.backward(batch), config.clip, stop)
     if math.isfinite(loss) and math.isfinite(norm):
@@ -193,11 +195,3 @@ def val_loss(layout: Layout, corpus: text.Corpus) -> float:
         total += layout.measure(batch)
         count += len(batch[0])
     return layout.team.sum(total)[0] / count
-
-
-def diverged(config: Config, step: int, loss: float, norm: float, where: str, saved: Path) -> LabError:
-    place = f", {where}" if where else ""
-    return LabError(
-        f"training diverged: loss {loss:g}, gradient norm {norm:g} at step {step}{place}; the model before it is in"
-        f" {saved}; a lower --lr (now {config.lr:g}) or a longer --warmup may help"
-    )

@@ -3,10 +3,12 @@
 import math
 
 import torch
+from torch import nn
 
 import streammix as sm
 from streammix.lab.config import Config
 from streammix.lab.model import GPT
+from streammix.layers.annealing import WriteMultiplier
 
 
 def adamw(model: GPT, config: Config) -> torch.optim.AdamW:
@@ -29,7 +31,7 @@ def learning_rate(config: Config, step: int) -> float:
     return config.lr * (0.55 + 0.45 * math.cos(math.pi * progress))
 
 
-def anneal(model: GPT, config: Config, step: int) -> None:
+def anneal(model: nn.Module, config: Config, step: int) -> None:
     """Set the write multipliers of step 1, 2, ..., steps, a straight line from start to end; most recipes have none."""
-    if isinstance(model.stack, sm.Stack) and model.stack.recipe.write_multiplier_end is not None:
+    if any(isinstance(module, WriteMultiplier) for module in model.modules()):
         sm.anneal_write_multiplier(model, (step - 1) / max(1, config.steps - 1))
