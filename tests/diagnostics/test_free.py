@@ -12,6 +12,7 @@ CASES = {
     "eight of four": [[1.0, 0.9, 0.7, 0.5]] * 8,
     "each another": [[1.0, 0.2], [2.0, 1.0, 0.5, 0.1], [1.0, 0.99, 0.98, 0.97]],
     "near orthogonal": [[1.0, 0.999, 0.999, 0.998]] * 16,
+    "hardly apart": [[1.0, 1 - 2e-6, 1 - 5e-6, 1 - 9e-6]] * 3,
     "with zeros": [[1.0, 1.0, 0.5, 0.0], [1.0, 1.0, 0.7, 0.4]],
     "tiny": [[1e-20, 3e-21]] * 3,
 }
@@ -33,7 +34,7 @@ def simulated(spectra: list[list[float]], n: int = 400) -> torch.Tensor:
 
 @pytest.mark.parametrize("spectra", CASES.values(), ids=CASES)
 def test_products_of_haar_random_matrices_are_as_predicted(spectra, seed):
-    predicted = free_product([torch.tensor(values) for values in spectra]).quantiles(8)
+    predicted = free_product([torch.tensor(values, dtype=torch.float64) for values in spectra]).quantiles(8)
     found = simulated(spectra).reshape(8, -1).median(-1).values
     zero = found < 1e-10 * found[0]
     assert torch.equal(predicted == 0, zero)

@@ -30,6 +30,7 @@ TURNS = 100  # steps from the negative axis to the positive one
 CORRECTIONS = 2  # of Newton's method in each
 TOLERANCE = 1e-6  # of the logarithms
 FAR = 33.0  # |logit| of the shares at which the negative axis is tabulated: 1 - share is a float64 still
+ALIKE = 1e-6  # a range of log x that is one number: in less, the angle would be lost in rounding
 LEAST = 12.0  # with zeros among the singular values, how far below the largest, in log x, the others are followed
 
 
@@ -77,6 +78,7 @@ def free_product(spectra: Sequence[Float[Tensor, " k"]]) -> Prediction:
         TypeError: a spectrum is not a floating tensor.
         ValueError: no factors, a spectrum of another shape or with a value that is negative or not finite, or one whose
             values are all zero.
+        ArithmeticError: Newton's method did not arrive.
     """
     factors = [checked(f"spectra[{i}]", one) for i, one in enumerate(spectra)]
     if not factors:
@@ -84,7 +86,7 @@ def free_product(spectra: Sequence[Float[Tensor, " k"]]) -> Prediction:
     scale = sum(2 * float(one.max().log()) for one in factors)  # numbers of any size become numbers up to one
     law = Factors.of([(one / one.max()).square() for one in factors])
     low, high = law.bounds()
-    if high - low < 1e-9:  # all alike
+    if high - low < ALIKE:
         value = math.exp((scale + high) / 2)
         values, density, below = torch.tensor([[value, value], [0, 0], [law.zeros, 1]], dtype=torch.float64)
         return Prediction(values, density, below, law.zeros)

@@ -266,7 +266,7 @@ def test_a_damaged_record_does_not_shift_the_others_against_the_other_seeds():
 
     figure = train_loss({0: made(0, {3}), 1: made(1, {4, 1001})}, Palette(["mhc"]), None)
     line = trace(json.loads(figure.to_json()), "mhc, mean")
-    assert len(line["x"]) == 400
+    assert len(line["x"]) == 100
     ones = {step for step, text in zip(line["x"], line["text"]) if text == "1 seed"}
     assert ones == {1001}
 

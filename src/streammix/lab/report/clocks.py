@@ -6,7 +6,7 @@ from typing import Any
 
 from streammix.lab.report.comparison import Run
 
-POINTS = 60
+POINTS = 30
 
 
 def clocks(runs: Iterable[tuple[str, Iterable[Run]]]) -> dict[str, dict[str, list[float]]]:

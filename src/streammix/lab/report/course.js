@@ -2,14 +2,14 @@
 const sliders = document.querySelectorAll("[data-steps]");
 
 // As tiles.py has it: the stronger a cell's colour the larger its number, of all that a name's maps ever hold.
-function fill(cell, value, most) {
+function fill(cell, meaning, value, most) {
   const size = Math.abs(value), share = size / most;
   const sign = value < 0 ? "−" : "";
   cell.className = `${value < 0 ? "neg" : "pos"}${share > 0.55 ? " strong" : ""}`;
   cell.style.setProperty("--a", share.toFixed(2));
   cell.style.setProperty("--l", (value ? Math.min(1, Math.max(0, 1 + Math.log10(size) / 5)) : 0).toFixed(2));
   cell.dataset.log = value ? String(Math.floor(Math.log10(size))) : "";
-  cell.title = `${cell.title.split(":")[0]}: ${value === null ? "not finite" : value}`;
+  cell.title = `${meaning}: ${value === null ? "not finite" : value}`;
   if (value === null) cell.textContent = "?";
   else if (size < 0.005) cell.textContent = "0";
   else if (size < 0.995) cell.textContent = sign + size.toFixed(2).replace(/^0/, "");
@@ -24,7 +24,11 @@ function showMaps() {
     group.querySelectorAll(".tile").forEach((tile, site) => {
       const cells = tile.querySelectorAll("i[data-log]"); // the reads, then each row of H_res with its write
       const values = [...read[site], ...mix[site].flatMap((row, i) => [...row, write[site][i]])];
-      cells.forEach((cell, i) => fill(cell, values[i], most));
+      const meanings = read[site].map((_, j) => `read from stream ${j + 1}`);
+      mix[site].forEach((row, i) => {
+        meanings.push(...row.map((_, j) => `stream ${j + 1} into stream ${i + 1}`), `written to stream ${i + 1}`);
+      });
+      cells.forEach((cell, i) => fill(cell, meanings[i], values[i], most));
     });
   }
 }

@@ -13,7 +13,7 @@ from streammix.lab.report.style import Palette
 from streammix.lab.report.tiles import DENSE, Group, Tile, grid
 
 MOST = 25  # places of the slider
-CELLS = 40_000  # numbers of all maps together at most, to keep the page light; with more sites there are fewer places
+CELLS = 24_000  # numbers of all maps together at most, to keep the page light; with more sites there are fewer places
 
 Diagnoses = Mapping[int, Summary]
 

@@ -53,7 +53,8 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.policies["json.dumps_kwargs"] = {}  # sorted keys would reorder the figures' traces for no use
+    # Sorted keys, jinja's choice, would reorder the figures' traces for no use.
+    made.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return made
 
 
@@ -84,7 +85,7 @@ def page(
     plots = [plot for section in sections for plot in section.plots]
     for number, plot in enumerate(plots):
         plot.number = number
-    figures = [json.loads(plot.figure.to_json()) for plot in plots]
+    figures = [short(json.loads(plot.figure.to_json())) for plot in plots]
     return (
         environment()
         .get_template(template)
@@ -102,6 +103,15 @@ def page(
             data={"figures": figures, "dark": palette.dark(), "clocks": clocks or {}, "course": course},
         )
     )
+
+
+def short(value: Any) -> Any:
+    """JSON with numbers of seven digits, which is more than a plot shows and half of what they take."""
+    if isinstance(value, float):
+        return float(f"{value:.7g}")
+    if isinstance(value, list):
+        return [short(one) for one in value]
+    return {name: short(one) for name, one in value.items()} if isinstance(value, dict) else value
 
 
 def variables(palette: Palette, theme: int) -> dict[str, str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import plotly.graph_objects as go
+import torch
 from torch import Tensor
 
 from streammix.diagnostics import Summary
@@ -175,7 +176,7 @@ def spectra(made: Course, palette: Palette) -> go.Figure:
     seen = []
     for name, summaries in made.at.items():
         last = summaries[-1]
-        for values, predicted in ((last.composite[-1], False), (last.predicted(), True)):
+        for values, predicted in ((last.composite[-1], False), (prediction(last), True)):
             drawn_ = [value if value is not None and value > 0 else None for value in numbers(values)]
             seen += [value for value in drawn_ if value is not None]
             said = f"{name}, predicted" if predicted else name
@@ -197,6 +198,14 @@ def spectra(made: Course, palette: Palette) -> go.Figure:
         if high - low < 1:
             figure.update_yaxes(dtick=None, nticks=6, exponentformat="none")
     return figure
+
+
+def prediction(summary: Summary) -> Tensor:
+    """What free probability has to say; NaN where it cannot be computed, so that its line is not drawn."""
+    try:
+        return summary.predicted()
+    except ArithmeticError:
+        return torch.full_like(summary.composite[-1], torch.nan)
 
 
 def learning_rates(

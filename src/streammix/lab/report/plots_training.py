@@ -12,7 +12,7 @@ from streammix.lab.report.comparison import Comparison, Run
 from streammix.lab.report.style import Palette, blank, reference
 
 STEP, NATS = "step", "nats per byte"
-POINTS = 400  # a curve has no more, to keep the page light
+POINTS = 100  # a curve has no more, to keep the page light; it is smoothed over a twentieth of the run
 
 Points = Sequence[tuple[int, float]]
 
