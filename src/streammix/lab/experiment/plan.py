@@ -17,29 +17,10 @@ ELSEWHERE = ("text", "threads", "device", "checkpoint_every")
 #: Settings that count for every run. Others came after results had been kept: they count where they are not their
 #: default, so that those results are still found.
 FIRST = frozenset(
-    [
-        "recipe",
-        "streams",
-        "manifold",
-        "start",
-        "rounds",
-        "dim",
-        "layers",
-        "heads",
-        "mlp_width",
-        "qk_norm",
-        "context",
-        "batch",
-        "steps",
-        "lr",
-        "warmup",
-        "weight_decay",
-        "clip",
-        "seed",
-        "bf16",
-        "eval_every",
-        "eval_batches",
-    ]
+    (
+        *("recipe", "streams", "manifold", "start", "rounds", "dim", "layers", "heads", "mlp_width", "qk_norm", "context"),
+        *("batch", "steps", "lr", "warmup", "weight_decay", "clip", "seed", "bf16", "eval_every", "eval_batches"),
+    )
 )
 
 #: Validation loss by learning rate and seed; infinite where training diverged.
