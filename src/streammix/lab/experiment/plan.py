@@ -18,8 +18,20 @@ ELSEWHERE = ("text", "threads", "device", "checkpoint_every")
 #: default, so that those results are still found.
 FIRST = frozenset(
     (
-        *("recipe", "streams", "manifold", "start", "rounds", "dim", "layers", "heads", "mlp_width", "qk_norm", "context"),
-        *("batch", "steps", "lr", "warmup", "weight_decay", "clip", "seed", "bf16", "eval_every", "eval_batches"),
+        *("recipe", "streams", "manifold", "start", "rounds", "dim", "layers", "heads", "mlp_width", "qk_norm"),
+        *(
+            "context",
+            "batch",
+            "steps",
+            "lr",
+            "warmup",
+            "weight_decay",
+            "clip",
+            "seed",
+            "bf16",
+            "eval_every",
+            "eval_batches",
+        ),
     )
 )
 
