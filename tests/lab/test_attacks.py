@@ -397,6 +397,22 @@ def test_gradients_are_clipped(tiny: dict[str, Any]) -> None:
     assert moved == pytest.approx(config.clip, rel=1e-3)
 
 
+def test_passes_add_up_to_the_batch(tiny: dict[str, Any]) -> None:
+    """A batch of 7 in passes of 3, 3 and 1: loss and gradient are the batch's; one pass gives the same bits as ever."""
+    found = {}
+    for windows in (None, 7, 3):
+        config = Config(**tiny | {"batch": 7, "eval_batches": 3, "windows": windows, "clip": 1e9})
+        corpus = texts.load(config.text)
+        model = GPT(config)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        held_out = val_loss(model, corpus, config, torch.device("cpu"))
+        loss, norm = train_step(model, optimizer, corpus, config, 5, torch.device("cpu"))
+        found[windows] = (held_out, loss, norm, *(p.detach().clone() for p in model.parameters()))
+    assert found[None][:3] == found[7][:3]
+    for one, other in zip(found[None], found[3]):
+        torch.testing.assert_close(torch.as_tensor(one), torch.as_tensor(other), rtol=1e-5, atol=1e-6)
+
+
 def test_the_validation_loss_weighs_every_window_alike(tiny: dict[str, Any]) -> None:
     """The last batch is shorter: the mean of the batches' means is not the mean of all windows."""
     config = Config(**tiny | {"batch": 7, "eval_batches": 100})

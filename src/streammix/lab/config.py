@@ -48,6 +48,7 @@ class Config:
     seed: int = setting(0, "Training", "Of the initial weights and the order of the text.")
     bf16: bool = setting(False, "Machine", "Run the branches in bfloat16 (autocast).")
     device: str = setting("auto", "Machine", "cpu, cuda, or auto: cuda where there is one.")
+    windows: int | None = setting(None, "Machine", "Windows in one pass; a batch is several, whose gradients add up.")
     threads: int = setting(0, "Machine", "CPU threads; 0 lets torch choose.")
     eval_every: int = setting(30, "Output", "Steps between measurements of the validation loss.")
     eval_batches: int = setting(16, "Output", "Batches of held-out text in one measurement.")
@@ -110,12 +111,12 @@ class Config:
 OF_STREAMS = ("streams", "manifold", "start", "rounds")
 
 # Settings that came after runs had been written without them; None or False is what those did.
-LATER = frozenset(("start", "rounds", "mlp_width", "qk_norm", "vocabulary"))
+LATER = frozenset(("start", "rounds", "mlp_width", "qk_norm", "vocabulary", "windows"))
 
 # The least and the largest number that each setting takes. The largest are far beyond use: they keep nonsense from
 # reaching the allocator, the random generator (64 bits) and the thread pool, which end the process.
 LIMITS: dict[str, tuple[float, float]] = dict.fromkeys(
-    ("streams", "dim", "layers", "heads", "context", "batch", "mlp_width", "rounds"), (1, 10**6)
+    ("streams", "dim", "layers", "heads", "context", "batch", "mlp_width", "rounds", "windows"), (1, 10**6)
 )
 LIMITS |= dict.fromkeys(("steps", "eval_every", "eval_batches", "checkpoint_every"), (1, 10**9))
 LIMITS |= {"warmup": (0, 10**9), "diagnose_every": (0, 10**9), "threads": (0, 1024), "seed": (-(2**63), 2**64 - 1)}

@@ -12,26 +12,15 @@ from typing import Any
 from streammix.lab.config import Config
 
 #: Settings that change where a run happens and what it keeps, but not its result.
-ELSEWHERE = ("text", "threads", "device", "checkpoint_every")
+ELSEWHERE = ("text", "windows", "threads", "device", "checkpoint_every")
 
 #: Settings that count for every run. Others came after results had been kept: they count where they are not their
 #: default, so that those results are still found.
 FIRST = frozenset(
     (
         *("recipe", "streams", "manifold", "start", "rounds", "dim", "layers", "heads", "mlp_width", "qk_norm"),
-        *(
-            "context",
-            "batch",
-            "steps",
-            "lr",
-            "warmup",
-            "weight_decay",
-            "clip",
-            "seed",
-            "bf16",
-            "eval_every",
-            "eval_batches",
-        ),
+        *("context", "batch", "steps", "lr", "warmup", "weight_decay", "clip", "seed", "bf16"),
+        *("eval_every", "eval_batches"),
     )
 )
 

@@ -25,7 +25,8 @@ class Scale:
     Attributes:
         parallel: a name of PARALLEL.
         accumulate: into how many parts each process cuts its rows of a batch, one after the other; in a pipeline the
-            number of micro-batches. None: 1, and in a pipeline as many as stages, if that divides the batch.
+            number of micro-batches. None: as the config's windows ask for, and in a pipeline as many as stages, if that
+            divides the batch.
         checkpoint_activations: whether branches run again in the backward pass instead of keeping their activations.
         recompute: Stack's: the streams are kept before every so manieth site only ("auto": before few).
         timeout: seconds after which a process that waits for another gives up.
@@ -54,7 +55,10 @@ class Scale:
         """How many micro-batches a process runs in a step."""
         if self.accumulate is not None:
             return self.accumulate
-        return math.gcd(config.batch, world) if self.parallel == "pp" else 1
+        if self.parallel == "pp":
+            return math.gcd(config.batch, world)
+        shares = world if self.parallel in ("ddp", "fsdp") else 1
+        return math.ceil(config.batch / (shares * config.windows)) if config.windows else 1
 
     def check(self, config: Config, world: int, train_bytes: int) -> None:
         """Raise LabError unless `world` processes can share this run."""

@@ -146,9 +146,11 @@ def train_step(
         Diverged: one of them is not finite; the weights are those before the step.
     """
     optim.anneal(model, config, step)
-    loss = batch_loss(model, corpus, config, step, device)
     optimizer.zero_grad()
-    loss.backward()
+    loss = torch.zeros((), device=device)
+    for share in shares(model, corpus, config, step, device):
+        share.backward()
+        loss += share.detach()
     grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     for group in optimizer.param_groups:
         group["lr"] = optim.learning_rate(config, step)
@@ -160,20 +162,32 @@ def train_step(
 
 def batch_loss(model: GPT, corpus: text.Corpus, config: Config, step: int, device: torch.device) -> torch.Tensor:
     """The loss of batch number `step`."""
-    inputs, targets = (part.to(device) for part in text.train_batch(corpus, config, step))
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-        return model.loss(inputs, targets)
+    return torch.stack(list(shares(model, corpus, config, step, device))).sum()
+
+
+def shares(model: GPT, corpus: text.Corpus, config: Config, step: int, device: torch.device) -> Iterator[torch.Tensor]:
+    """What each pass over batch number `step` adds to its loss."""
+    for inputs, targets in in_passes(text.train_batch(corpus, config, step), config, device):
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+            yield model.loss(inputs, targets) * (len(inputs) / config.batch)
 
 
 @torch.no_grad()
 def val_loss(model: GPT, corpus: text.Corpus, config: Config, device: torch.device) -> float:
     """Mean cross-entropy in nats a token over the held-out windows, the same ones every time."""
     total, count = 0.0, 0
-    for inputs, targets in text.val_batches(corpus, config):
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            total += model.loss(inputs.to(device), targets.to(device)).item() * len(inputs)
-        count += len(inputs)
+    for batch in text.val_batches(corpus, config):
+        for inputs, targets in in_passes(batch, config, device):
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+                total += model.loss(inputs, targets).item() * len(inputs)
+            count += len(inputs)
     return total / count
+
+
+def in_passes(batch: text.Windows, config: Config, device: torch.device) -> Iterator[text.Windows]:
+    """A batch on the device, in as many parts as the memory for one pass asks for."""
+    parts = (part.to(device).split(config.windows or len(part)) for part in batch)
+    return zip(*parts)
 
 
 def summarize(run: Path, model: GPT, config: Config, counters: dict[str, Any]) -> dict[str, Any]:
