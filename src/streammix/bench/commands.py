@@ -1,4 +1,4 @@
-"""The commands `streammix bench projection`, `digits`, `site`, `transport` and `device`."""
+"""The commands `streammix bench projection`, `digits`, `site`, `transport`, `compat` and `device`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -111,6 +111,17 @@ def transport(
     """How exact and fast plans with given marginals are, against POT and unrolled Sinkhorn."""
     settings = {"problem": tuple(problem or ()), "count": count, "turns": turns, "compile": compiled}
     measure("transport", settings, only, threads, json, None)
+
+
+@benchmarks.command(epilog="Example: [bold]streammix bench compat --dim 512 --dim 1024 --threads 1[/bold]")
+def compat(
+    dim: Annotated[list[int], typer.Option(help="Width of the streams; may be repeated.")] = DIMS[:1],
+    turns: Annotated[int, typer.Option(help="Samples of each model; the median counts.")] = 15,
+    threads: Threads = None,
+    json: Json = None,
+) -> None:
+    """What the PyPI package hyper-connections takes, and its names on our operators."""
+    measure("compat", {"dim": tuple(dim), "turns": turns}, None, threads, json, None)
 
 
 def measure(

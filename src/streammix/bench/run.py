@@ -14,6 +14,7 @@ from streammix import backends
 from streammix.lab.errors import LabError
 from streammix.lab.machine import processor
 
+from .compat.suite import SUITE as COMPAT
 from .device.suite import SUITE as DEVICE
 from .digits.suite import SUITE as DIGITS
 from .figure import draw
@@ -22,7 +23,14 @@ from .site.suite import SUITE as SITE
 from .suite import Rows, Suite
 from .transport.suite import SUITE as TRANSPORT
 
-SUITES = {"projection": PROJECTION, "digits": DIGITS, "site": SITE, "transport": TRANSPORT, "device": DEVICE}
+SUITES = {
+    "projection": PROJECTION,
+    "digits": DIGITS,
+    "site": SITE,
+    "transport": TRANSPORT,
+    "compat": COMPAT,
+    "device": DEVICE,
+}
 
 
 def bench(
@@ -37,7 +45,7 @@ def bench(
     """Measure, print tables as they are ready, and write JSON and plot where asked for.
 
     Args:
-        name: "projection", "digits", "site", "transport" or "device".
+        name: "projection", "digits", "site", "transport", "compat" or "device".
         options: values for fields of the suite's settings; what is not given keeps its default.
         threads: CPU threads; None: torch's choice.
         only: names of the parts wanted; empty: all.

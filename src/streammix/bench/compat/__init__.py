@@ -1,0 +1,1 @@
+"""The compat suite: training steps of the PyPI package hyper-connections and of its names on our operators."""
