@@ -24,7 +24,7 @@ def samples(dtype=torch.float64):
     plan = sm.transport(torch.randn(2, 3, 5, 4, dtype=dtype), *marginals).requires_grad_()
     x, y, pre, post, res = make(5, 4, 3), make(5, 3), make(5, 4), make(5, 4), make(5, 4, 4)
     weight, gate, bias, P, r = make(24, 12), make(3), make(24), make(5, 24), make(5)
-    mix = make(5, 16)
+    mix, of_rows = make(5, 16), (make(6, 3), make(6), make(4, 6))
     sparse = (make(5, 2, 3), make(5, 2, 2), make(5, 2, 2))
     index = torch.tensor([[0, 3], [1, 2], [0, 1], [2, 3], [0, 2]])
     codes = (1, 2, 1e-3, 1.5, 1e-2)  # sigmoid, twice sigmoid, eps of the reads, multiplier and eps of the writes
@@ -41,10 +41,10 @@ def samples(dtype=torch.float64):
         "chart_backward": (make(2, 3, 4, 4), make(2, 3, 9), 4, True, False),
         "transport": (make(2, 3, 5, 4), *(t.requires_grad_() for t in marginals)),
         "transport_backward": (make(2, 3, 5, 4), plan),
-        "read": (x, pre),
-        "read_backward": (y, x, pre),
-        "write": (x, y, post, res),
-        "write_backward": (make(5, 4, 3), x, y, post, res),
+        "read": (x, pre, -2),
+        "read_backward": (y, x, pre, -2),
+        "write": (x, y, post, res, -2),
+        "write_backward": (make(5, 4, 3), x, y, post, res, -2),
         "sparse_read": (x, pre, index),
         "sparse_read_backward": (y, make(5, 2, 3), x, pre, index),
         "sparse_write": (x, *sparse, index),
@@ -86,6 +86,8 @@ def samples(dtype=torch.float64):
             *(make(5, 4, 3), y, pre, post, res, x, y, post, res, pre, make(5, 4, 3)),
             *(weight, gate, bias, make(5, 4, 4), P, r, 0.0, *codes, *SINKHORN),
         ),
+        "rows_site_read": (x, *of_rows, 1e-6, True, *codes, -2),
+        "rows_site_read_backward": (y, post, res, x, *of_rows, make(5, 4, 6), make(5, 4), True, *codes, -2),
         "next_site": (
             *(t.detach() for t in (x, y, post, T[0, :1].expand(5, 4, 4), weight, gate, bias)),
             *(*settings, None),

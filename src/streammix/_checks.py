@@ -90,6 +90,20 @@ def check_streams(x: Tensor) -> tuple[torch.Size, int, int]:
     return x.shape[:-2], x.shape[-2], x.shape[-1]
 
 
+def check_streams_at(x: Tensor, dim: int) -> tuple[torch.Size, int, int, int]:
+    """The same of streams in dimension `dim`, and that dimension counted from the end."""
+    if dim == -2:
+        return *check_streams(x), dim
+    check_floating("x", x)
+    shape = x.shape
+    if not is_integer(dim, -len(shape), len(shape) - 2) or dim == -1:
+        raise ValueError(f"dim: got {dim!r}; accepted with x of shape {tuple(shape)}: a dimension before the last")
+    if shape[dim] == 0:
+        raise ValueError(f"x: got shape {tuple(shape)}; accepted: n >= 1 streams in dimension {dim}")
+    dim = dim - len(shape) if dim >= 0 else dim
+    return shape[:dim] + shape[dim + 1 : -1], shape[dim], shape[-1], dim
+
+
 def check_shape(name: str, tensor: Tensor, batch: torch.Size, last: tuple[int, ...]) -> None:
     """Raise ValueError unless tensor is (*batch, *last), or its leading dimensions broadcast to batch."""
     check_floating(name, tensor)

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from . import ops
-from ._checks import check_floating, check_shape, check_square, check_streams
+from ._checks import check_floating, check_shape, check_square, check_streams_at
 from ._precision import autocast_enabled, computing_dtype
 from .ops.sinkhorn_rules import rule_of
 
@@ -145,27 +145,31 @@ def sinkhorn(
     return ops.sinkhorn(wide, rounds, rule).to(result)
 
 
-def read(x: Float[Tensor, "*batch n C"], pre: Float[Tensor, "*#batch n"]) -> Float[Tensor, "*batch C"]:
+def read(
+    x: Float[Tensor, "*batch n C"], pre: Float[Tensor, "*#batch n"], *, dim: int = -2
+) -> Float[Tensor, "*batch C"]:
     """Read the streams: u = sum_j pre[..., j] x[..., j, :]   (mHC Eq. 3, arXiv 2512.24880).
 
     Args:
         x: (..., n, C) streams.
         pre: (..., n) read weights; leading dimensions broadcast against those of x. Keep them in float32 at least.
+        dim: the dimension of the streams, if it is another than the next to last: x is (..., n, *tokens, C), and all
+            else has those dimensions without n, pre (..., *tokens, n). The CPU's kernels take it as it lies.
 
     Returns:
         (..., C) of x's dtype, summed in float32 at least.
 
     Raises:
         TypeError: an argument is not a floating point tensor.
-        ValueError: shapes do not match.
+        ValueError: shapes do not match, or x has no such dimension before its last.
     """
-    batch, n, _ = check_streams(x)
+    batch, n, _, dim = check_streams_at(x, dim)
     check_shape("pre", pre, batch, (n,))
     if pre.dtype != (wide := computing_dtype(x.dtype)):
         pre = pre.to(wide)
     if pre.shape[:-1] != batch:
         pre = pre.expand(*batch, n)
-    return ops.read(x, pre)
+    return ops.read(x, pre, dim)
 
 
 def write(
@@ -173,6 +177,8 @@ def write(
     y: Float[Tensor, "*#batch C"],
     post: Float[Tensor, "*#batch n"],
     res: Float[Tensor, "*#batch n n"],
+    *,
+    dim: int = -2,
 ) -> Float[Tensor, "*batch n C"]:
     """Mix the streams and add a branch's output: out_i = sum_j res[..., i, j] x_j + post[..., i] y   (mHC Eq. 3).
 
@@ -181,6 +187,7 @@ def write(
         y: (..., C) output of the branch.
         post: (..., n) write weights.
         res: (..., n, n) mixing matrices H_res, row i giving output stream i.
+        dim: the dimension of the streams in x and in the result, as in `read`.
         Leading dimensions of y, post and res broadcast against those of x. Keep post and res in float32 at least.
 
     Returns:
@@ -188,9 +195,9 @@ def write(
 
     Raises:
         TypeError: an argument is not a floating point tensor.
-        ValueError: shapes do not match.
+        ValueError: shapes do not match, or x has no such dimension before its last.
     """
-    batch, n, C = check_streams(x)
+    batch, n, C, dim = check_streams_at(x, dim)
     check_shape("y", y, batch, (C,))
     check_shape("post", post, batch, (n,))
     check_shape("res", res, batch, (n, n))
@@ -202,7 +209,7 @@ def write(
     post, res = (t if t.dtype == wide else t.to(wide) for t in (post, res))
     if not y.shape[:-1] == post.shape[:-1] == res.shape[:-2] == batch:
         y, post, res = y.expand(*batch, C), post.expand(*batch, n), res.expand(*batch, n, n)
-    out = ops.write(x, y, post, res)
+    out = ops.write(x, y, post, res, dim)
     return out if out.dtype == state else out.to(state)
 
 

@@ -131,6 +131,7 @@ void test_sinkhorn(const Kernels& k, DType t, int n, Random& random) {
 #include "streams_test.h"
 
 #include "charts_test.h"
+#include "rows_test.h"
 #include "sparse_test.h"
 
 // Rotations of any entries, which solve (I + A) Q = I - A as well as Q can be stored; the gradient against its formula; any batch and
@@ -348,7 +349,8 @@ struct Check {
     int largest;  // n
 };
 const Check checks[] = {{test_projection, 64}, {test_batches, 16}, {test_transport, 16}, {test_sinkhorn, 9}, {test_cayley, 33},
-                        {test_chart, 9},       {test_streams, 9},  {test_sites, 9},      {test_sparse, 9},   {test_temporal, 9}};
+                        {test_chart, 9},       {test_streams, 9},  {test_sites, 9},      {test_runs, 9},     {test_rows, 9},
+                        {test_sparse, 9},      {test_temporal, 9}};
 
 // Large n in float32 only; of the brief corpus, the sizes next to each change of path (closed form, constant n, groups of eight), and
 // all of them in float32 only.

@@ -67,7 +67,7 @@ def test_an_aotinductor_package_is_served(tmp_path):
 def test_a_library_of_another_version_is_refused():
     from streammix.ops.registry import check_native
 
-    check_native("read", "read(Tensor x, Tensor pre) -> Tensor")
+    check_native("read", "read(Tensor x, Tensor pre, int dim) -> Tensor")
     with pytest.raises(ImportError, match="the native library is of another version"):
         check_native("read", "read(Tensor x, Tensor pre, int n) -> Tensor")
     with pytest.raises(ImportError, match="it has nothing for"):

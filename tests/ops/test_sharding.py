@@ -108,6 +108,28 @@ def operators_alone(mesh: Any) -> None:
             assert t.grad.placements == wanted
             torch.testing.assert_close(t.grad.full_tensor(), p.grad)
 
+    # Streams before some of the tokens' dimensions.
+    x, y, post, res = (torch.randn(4, *shape) for shape in ((N, 6, C), (6, C), (6, N), (6, N, N)))
+    parameters = torch.randn(N + 2, C), torch.randn(N + 2), torch.randn(N, N + 2)
+    settings = 1e-6, True, 0, 0, 0.0, 1.0, 0.0, -3
+    for placements in ([Shard(0)] * 4, [Shard(2), Shard(1), Shard(1), Shard(1)]):
+        sharded = [distribute_tensor(t, mesh, [p]).requires_grad_() for t, p in zip((x, y, post, res), placements)]
+        out = quietly(lambda *inputs: sm.write(*inputs, dim=1), *sharded)
+        assert out.placements == (placements[0],)
+        torch.testing.assert_close(out.full_tensor(), sm.write(x, y, post, res, dim=1))
+        quietly(out.backward, distribute_tensor(x, mesh, out.placements))
+        assert [t.grad.placements for t in sharded] == [(p,) for p in placements]
+        u = quietly(lambda *inputs: sm.read(*inputs, dim=1), sharded[0], sharded[2])
+        assert u.placements == (placements[1],)
+        torch.testing.assert_close(u.full_tensor(), sm.read(x, post, dim=1))
+        replicas = [distribute_tensor(t, mesh, [Replicate()]).requires_grad_() for t in parameters]
+        made = quietly(lambda *inputs: ops.rows_site_read(*inputs, *settings), sharded[0], *replicas)
+        for t, expected in zip(made, ops.rows_site_read(x, *parameters, *settings)):
+            assert t.placements == (placements[1],)
+            torch.testing.assert_close(t.full_tensor(), expected)
+        quietly(made[0].backward, distribute_tensor(y, mesh, made[0].placements))
+        assert all(t.grad.placements == (Partial(),) for t in replicas)
+
     # Rows of a matrix, or streams, can't be apart: they are gathered.
     for name, placements in (("birkhoff", [Shard(2)]), ("birkhoff", [Shard(3)]), ("read", [Shard(2), Shard(2)])):
         expected, out, plain, sharded = both(name, placements, talking=True)

@@ -10,10 +10,12 @@ from triton.runtime.interpreter import GridExecutor
 
 from streammix.ops.eager import birkhoff as eager_birkhoff
 from streammix.ops.eager import mixed_site as eager_mixed
+from streammix.ops.eager import rows as eager_rows
 from streammix.ops.eager import site as eager_site
 from streammix.ops.eager import streams as eager_streams
 from streammix.ops.operators.site import _next_site
 from streammix.ops.triton import _launched, launch
+from streammix.ops.triton import launch_rows as rows
 from streammix.ops.triton import launch_sites as sites
 from streammix.ops.triton import launch_streams as ours
 
@@ -68,6 +70,36 @@ def test_read_and_write(case):
     arguments = c.x, c.y, c.post, c.res
     same([ours.write(*arguments)], [eager_streams.write(*arguments)], c.rounding)
     same(ours.write_backward(c.dstate, *arguments), eager_streams.write_backward(c.dstate, *arguments), c.rounding)
+
+
+def test_streams_in_another_dimension(dtype, seed):
+    c = Case(dtype, 6, 4, 40)
+    x, dstate = (t.unflatten(0, (2, 3)).movedim(-2, 1).contiguous() for t in (c.x, c.dstate))
+    y, du, pre, post, res = (t.unflatten(0, (2, 3)) for t in (c.y, c.du, c.pre, c.post, c.res))
+    same([ours.read(x, pre, -3)], [eager_streams.read(x, pre, -3)], c.rounding)
+    arguments = du, x, pre, -3
+    same(ours.read_backward(*arguments), eager_streams.read_backward(*arguments), c.rounding)
+    arguments = x, y, post, res, -3
+    same([ours.write(*arguments)], [eager_streams.write(*arguments)], c.rounding)
+    same(ours.write_backward(dstate, *arguments), eager_streams.write_backward(dstate, *arguments), c.rounding)
+    check_rows(c, x, du, post, res, -3)
+
+
+def test_streams_that_make_their_own_weights(case):
+    c = case
+    check_rows(c, c.x, c.du, c.post, c.res, -2)
+
+
+def check_rows(c, x, du, dpost, dmix, dim):
+    n, C = x.shape[dim], x.shape[-1]
+    make = lambda *shape: torch.randn(*shape, device=DEVICE)  # noqa: E731
+    parameters = 2 * make(n + 2, C) / C**0.5, make(n + 2), make(n, n + 2)
+    for tanh, codes in ((True, (0, 0, 0.0, 1.0, 0.0)), (False, CODES)):
+        wanted = eager_rows.rows_site_read(x, *parameters, 1e-6, tanh, *codes, dim)
+        same(rows.rows_site_read(x, *parameters, 1e-6, tanh, *codes, dim), wanted, max(c.rounding, 1e-5))
+        arguments = du, dpost, dmix, x, *parameters, *wanted[3:], tanh, *codes, dim
+        wanted = eager_rows.rows_site_read_backward(*arguments)
+        same(rows.rows_site_read_backward(*arguments), wanted, 2 * c.rounding)  # dx is rounded as a sum of two
 
 
 def test_coefficients(case):

@@ -25,11 +25,13 @@ struct Plans {
     int m, n;
 };
 
-// State of a token: n streams of C channels.
+// State of a token: n streams of C channels, row by row. Tokens follow each other, or else runs of so many of them do, each of which is
+// stored stream by stream: (tokens / run, n, run, C). Reads, writes and sites of rows take runs of more than one.
 struct Streams {
     DType dtype;
     int n;
     int64_t C;
+    int64_t run = 1;
 };
 
 enum class Activation { linear, sigmoid, twice_sigmoid };
@@ -43,6 +45,7 @@ struct Generator {
     Activation read, write;
     double read_eps;                     // added to the read weights
     double write_multiplier, write_eps;  // of the write weights: multiplier * write(logits) + eps
+    bool tanh = false;                   // in sites whose streams make their own weights (rows.h), where phi is (n + 2, C), bias (n, n + 2)
 };
 
 // Numbers that phi takes packed: as a panel (0: with so few tokens none is used) and in blocks
@@ -170,6 +173,10 @@ struct Kernels {
     void (*site_read_backward)(Streams, Generator, ReadBackward, int64_t begin, int64_t end);
     void (*write_site_read)(Streams, Write, Generator, Read, int64_t begin, int64_t end);
     void (*write_site_read_backward)(Streams, WriteBackward, Generator, ReadBackward, int64_t begin, int64_t end);
+
+    // A site whose streams make their weights of themselves; P (n, rows) and 1/rms (n) a token, dscale a number for each of bias.
+    void (*rows_site_read)(Streams, Generator, Read, int64_t begin, int64_t end);
+    void (*rows_site_read_backward)(Streams, Generator, ReadBackward, int64_t begin, int64_t end);
 };
 
 // The table for this CPU, or for the instruction set that the environment variable STREAMMIX_ISA names (avx512, avx2, baseline).

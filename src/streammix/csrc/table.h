@@ -5,6 +5,7 @@
 #include "matrices/cayley.h"
 #include "matrices/chart.h"
 #include "matrices/plans.h"
+#include "streams/rows.h"
 #include "streams/site.h"
 #include "streams/sparse.h"
 #include "streams/temporal.h"
@@ -43,6 +44,8 @@ inline constexpr Kernels table(const char* name) {
         .site_read_backward = site_read_backward_any,
         .write_site_read = write_site_read_any,
         .write_site_read_backward = write_site_read_backward_any,
+        .rows_site_read = rows_site_read_any,
+        .rows_site_read_backward = rows_site_read_backward_any,
     };
 }
 

@@ -4,6 +4,8 @@ Shapes are those of `streammix.functional` and `streammix.layers`; nothing is ch
 vmap are in operators/, plain formulas in eager/, and one folder holds each other backend.
 """
 
+from typing import Any
+
 from torch import Tensor
 
 from . import operators
@@ -27,6 +29,7 @@ __all__ = [
     "operators",
     "operators_for",
     "read",
+    "rows_site_read",
     "sinkhorn",
     "sparse_read",
     "sparse_write",
@@ -66,14 +69,14 @@ def transport(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return operators_for(logits, max(logits.shape[-2:])).transport(logits, rows, columns)
 
 
-def read(x: Tensor, pre: Tensor) -> Tensor:
-    """x (..., n, C), pre (..., n) -> (..., C); operators/streams.py."""
-    return operators_for(x, x.shape[-2]).read(x, pre)
+def read(x: Tensor, pre: Tensor, dim: int = -2) -> Tensor:
+    """x (..., n, C), pre (..., n) -> (..., C); dim: see operators/streams.py."""
+    return operators_for(x, x.shape[dim]).read(x, pre, dim)
 
 
-def write(x: Tensor, y: Tensor, post: Tensor, res: Tensor) -> Tensor:
-    """x (..., n, C), y (..., C), post (..., n), res (..., n, n) -> (..., n, C); operators/streams.py."""
-    return operators_for(x, x.shape[-2]).write(x, y, post, res)
+def write(x: Tensor, y: Tensor, post: Tensor, res: Tensor, dim: int = -2) -> Tensor:
+    """x (..., n, C), y (..., C), post (..., n), res (..., n, n) -> (..., n, C); dim: see operators/streams.py."""
+    return operators_for(x, x.shape[dim]).write(x, y, post, res, dim)
 
 
 def sparse_read(x: Tensor, pre: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,3 +100,13 @@ def coefficients(x: Tensor, weight: Tensor, norm_eps: float) -> tuple[Tensor, Te
     """x (..., n, C), weight (k, n C) -> the normalised state's projection (..., k) and 1 / rms; operators/site.py."""
     projected, inverse_rms = operators_for(x, x.shape[-2]).coefficients(x, weight, norm_eps)
     return projected, inverse_rms
+
+
+def rows_site_read(
+    x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, norm_eps: float, tanh: bool, *activations_and_dim: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x (..., n, C), weight (n + 2, C), scale (n + 2), bias (n, n + 2) -> what a branch reads, the write weights and
+    the mixing logits that each stream makes of itself; the formula is in eager/rows.py."""
+    ops = operators_for(x, x.shape[activations_and_dim[-1]])
+    u, post, mix, _, _ = ops.rows_site_read(x, weight, scale, bias, norm_eps, tanh, *activations_and_dim)
+    return u, post, mix

@@ -43,10 +43,10 @@ class Operators:
     chart_backward: Callable[[Tensor, Tensor, int, bool, bool], Tensor]
     transport: Callable[[Tensor, Tensor, Tensor], Tensor]
     transport_backward: Callable[[Tensor, Tensor], Tensors]
-    read: Callable[[Tensor, Tensor], Tensor]
-    read_backward: Callable[[Tensor, Tensor, Tensor], Tensors]
-    write: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-    write_backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensors]
+    read: Callable[[Tensor, Tensor, int], Tensor]
+    read_backward: Callable[[Tensor, Tensor, Tensor, int], Tensors]
+    write: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
+    write_backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int], Tensors]
     sparse_read: Callable[[Tensor, Tensor, Tensor], Tensors]
     sparse_read_backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensors]
     sparse_write: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -66,6 +66,8 @@ class Operators:
     write_carried_site: Callable[..., Tensors]
     write_carried_site_backward: Callable[..., Tensors]
     next_site: Callable[..., Tensors]
+    rows_site_read: Callable[..., Tensors]
+    rows_site_read_backward: Callable[..., Tensors]
 
 
 #: namespace -> its operators.

@@ -20,6 +20,8 @@ _READ = "...C ...n ...m"  # u, post, mix
 _MIXED = "...C ...n ...nn"  # u, post, res
 _SAVED = "...k ..."  # P, r
 _WRITTEN = "...nC ...C ...n ...nn"  # x, y, post, res
+_ROW_PARAMETERS = "kw k nk"  # weight, scale, bias
+_ROWS_SAVED = "...nk ...n"  # P, r
 
 #: The dimensions of each operator's tensors, "..." being those of tokens; its tensors come before its other arguments.
 DIMENSIONS = {
@@ -64,9 +66,16 @@ DIMENSIONS = {
         f" -> {_WRITTEN} ...n {_PARAMETERS}"
     ),
     "next_site": f"{_WRITTEN} {_PARAMETERS} -> {_STATE} ...C ...n ...nn",
+    "rows_site_read": f"{_STATE} {_ROW_PARAMETERS} -> ...C ...n ...nn {_ROWS_SAVED}",
+    "rows_site_read_backward": (
+        f"...C ...n ...nn {_STATE} {_ROW_PARAMETERS} {_ROWS_SAVED} -> {_STATE} {_ROW_PARAMETERS}"
+    ),
 }
 #: Operators that are linear in every tensor that has channels: an output without them is a sum over channels.
 BY_CHANNELS = frozenset({"read", "read_backward", "write", "write_backward"})
+#: Operators whose last argument says where the streams are in a state, counted from its end; dimensions of tokens may
+#: follow.
+ANYWHERE = BY_CHANNELS | {"rows_site_read", "rows_site_read_backward"}
 
 _registered = False
 
@@ -88,7 +97,8 @@ def register() -> bool:
         for namespace in operators:
             for name, dimensions in DIMENSIONS.items():
                 overload = getattr(getattr(torch.ops, namespace), name).default
-                register_sharding(overload)(_rule(dimensions, by_channels=name in BY_CHANNELS))
+                rule = _rule(dimensions, by_channels=name in BY_CHANNELS, anywhere=name in ANYWHERE)
+                register_sharding(overload)(rule)
         _registered = True
     return _registered
 
@@ -115,7 +125,7 @@ def by_tokens(function: Callable[[Tensor], Tensor], vectors: Any) -> Tensor:
     return result
 
 
-def _rule(dimensions: str, *, by_channels: bool) -> Callable[..., list[tuple[list[Any], list[Any]]]]:
+def _rule(dimensions: str, *, by_channels: bool, anywhere: bool) -> Callable[..., list[tuple[list[Any], list[Any]]]]:
     """The operator's acceptable shardings along one dimension of a mesh, as `register_sharding` asks for them: for each
     the placements of outputs and of arguments, None for what is no tensor."""
     from torch.distributed.tensor import Partial, Replicate, Shard
@@ -132,9 +142,12 @@ def _rule(dimensions: str, *, by_channels: bool) -> Callable[..., list[tuple[lis
             return [placed.get(t, otherwise) for t in outputs], [*of_inputs, *rest]
 
         terms = {*inputs, *outputs}
+        streams = tokens + 2 + arguments[-1] if anywhere else tokens
         shardings = [sharding({}, Replicate())]
         for dim in range(tokens):
-            shardings.append(sharding({t: Shard(dim) for t in terms if t.startswith("...")}, Partial()))
+            of_states = Shard(dim + (dim >= streams))
+            placed = {t: of_states if t == _STATE else Shard(dim) for t in terms if t.startswith("...")}
+            shardings.append(sharding(placed, Partial()))
         if by_channels:
             shardings.append(sharding({t: Shard(tokens + t.index("C") - 3) for t in terms if "C" in t}, Partial()))
         return shardings

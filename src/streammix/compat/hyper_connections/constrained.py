@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..._checks import check_integer
 from . import norm
 from .dynamic import spread
+from .one_pass import RowWeights, in_order
 from .site import Site, beside_identity
 
 Constraint = Callable[[Tensor], Tensor]
@@ -76,14 +77,29 @@ class Constrained(Site):
         self.forward_method_names = names
         self.forward_methods(names)
 
+    def row_weights(self) -> RowWeights | None:
+        if not self.one_each or self.has_dynamic_alpha_proposals:
+            return None
+        of_mix = self.residual_scale, self.num_residual_streams
+        return RowWeights(
+            in_order(self.dynamic_alpha_fn[0], self.dynamic_beta_fn.flatten()),
+            spread((self.pre_branch_scale, 1), (self.h_post_scale, 1), of_mix),
+            in_order(self.static_alpha, self.static_beta.flatten()),
+            tanh=False,
+            sigmoid=True,
+        )
+
+    def mixing(self, made: Tensor) -> Tensor:
+        return self.residual_mix_constraint_fn(made.unsqueeze(0)).squeeze(0).mT
+
     def projected(self, x: Tensor, norm_input: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The dynamic parts of alpha (..., R, p, columns) and beta (..., R, f), of norm_input (..., R, d)."""
+        """The dynamic parts of alpha (..., R, p, columns) and beta (..., R, f), of norm_input, which is as x."""
         p, _, columns = self.dynamic_alpha_fn.shape
         f, reads = self.num_fracs, self.num_input_views * self.num_fracs
         weight = self.dynamic_alpha_fn.transpose(0, 1).flatten(1)
         if self.add_branch_out_to_residual:
             weight = torch.cat([weight, self.dynamic_beta_fn.reshape(-1, f)], -1)
-        made = norm.projected(norm_input, self.norm.gamma, weight)
+        made = norm.projected(norm_input, self.norm.gamma, weight, self.rows_dim)
         scale = spread((self.pre_branch_scale, reads), (self.residual_scale, columns - reads)).to(made.dtype)
         alpha = made[..., : p * columns].unflatten(-1, (p, columns)) * scale
         if not self.add_branch_out_to_residual:

@@ -11,13 +11,14 @@ Activation = Callable[[Tensor], Tensor]
 
 
 def weights(
-    x: Tensor, gamma: Tensor, weight: Tensor, act: Activation, scale: Tensor, static: Tensor, split: int
+    x: Tensor, gamma: Tensor, weight: Tensor, act: Activation, scale: Tensor, static: Tensor, split: int, dim: int
 ) -> tuple[Tensor, Tensor]:
     """act(RMSNorm(x) @ weight) * scale, before column `split` and from it on, static being added to the first part.
 
-    x (..., R, d), weight (d, k), scale (k), static (R, split), all computed in float32 at least.
+    x (..., R, d), its rows in `dim`, weight (d, k), scale (k), static (R, split), all computed in float32 at least;
+    returns (..., R, split), (..., R, k - split).
     """
-    made = projected(x, gamma, weight)
+    made = projected(x, gamma, weight, dim)
     made = act(made) * scale.to(made.dtype)
     return made[..., :split] + static.to(made.dtype), made[..., split:]
 

@@ -61,7 +61,9 @@ class StreamEmbed(Started):
     def forward(self, residuals: Tensor) -> Tensor:
         if self.expand_to_streams:
             residuals = copies(self.layout, residuals)
-        return self.layout.fold(self.layout.unfold(residuals) + self.stream_embed)
+        x = self.layout.unfold(residuals)
+        embed = self.stream_embed.reshape(-1, *[1] * (x.ndim - 3), self.stream_embed.shape[-1])
+        return self.layout.fold(x + embed)
 
 
 class AttentionPoolReduceStream(nn.Module):
@@ -81,7 +83,7 @@ class AttentionPoolReduceStream(nn.Module):
         self.to_attn_logits = Weight(torch.eye(dim, device="cpu"))
 
     def forward(self, residuals: Tensor) -> Tensor:
-        return self.layout.first(pooled(self.layout.unfold(residuals), self.to_attn_logits))
+        return self.layout.first(pooled(self.layout.unfold(residuals), self.to_attn_logits, self.layout.dim))
 
 
 def copies(layout: Layout, x: Tensor) -> Tensor:
@@ -91,9 +93,9 @@ def copies(layout: Layout, x: Tensor) -> Tensor:
     return x.repeat_interleave(layout.streams, 0)
 
 
-def pooled(x: Tensor, to_attn_logits: Weight) -> Tensor:
-    """... s D -> ... D."""
-    return (x * F.linear(x, to_attn_logits.weight).softmax(-2)).sum(-2)
+def pooled(x: Tensor, to_attn_logits: Weight, dim: int) -> Tensor:
+    """... s D -> ... D, the streams being in `dim`."""
+    return (x * F.linear(x, to_attn_logits.weight).softmax(dim)).sum(dim)
 
 
 def folded_ends(

@@ -11,6 +11,7 @@ from .dynamic import spread, weights
 from .ends import AttentionPoolReduceStream, StreamEmbed, folded_ends
 from .layouts import Folded
 from .norm import RMSNorm
+from .one_pass import RowWeights, in_order
 from .plain import Residual
 from .site import DepthResidual, Site, add, beside_identity, first_stream, one_hot, start_of_reads
 
@@ -141,6 +142,19 @@ class HyperConnections(Site):
             self.start("dynamic_beta_scale", 1e-2)
         self.dropout = nn.Dropout(dropout)
 
+    def row_weights(self) -> RowWeights | None:
+        known = type(self.act) in (nn.Tanh, nn.Identity)
+        if not self.one_each or not known:
+            return None
+        of_alpha, of_beta = self.dynamic_alpha_scale, self.dynamic_beta_scale
+        return RowWeights(
+            in_order(self.dynamic_alpha_fn, self.dynamic_beta_fn),
+            spread((of_alpha, 1), (of_beta, 1), (of_alpha, self.num_residual_streams)),
+            in_order(self.static_alpha, self.static_beta),
+            tanh=type(self.act) is nn.Tanh,
+            sigmoid=False,
+        )
+
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         s, f, v = self.num_residual_streams, self.num_fracs, self.num_input_views
         columns = f * (v + s)
@@ -149,10 +163,9 @@ class HyperConnections(Site):
         if self.add_branch_out_to_residual:
             weight.append(self.dynamic_beta_fn.reshape(-1, f))
             scale.append((self.dynamic_beta_scale, f))
+        projection = self.norm.gamma, torch.cat(weight, -1), self.act, spread(*scale)
         static_alpha = rows_by_stream(self.static_alpha, s, f)
-        alpha, beta = weights(
-            x, self.norm.gamma, torch.cat(weight, -1), self.act, spread(*scale), static_alpha, columns
-        )
+        alpha, beta = weights(x, *projection, static_alpha, columns, self.rows_dim)
         pre, res = by_output(alpha, s, f, v)
         if not self.add_branch_out_to_residual:
             return pre, None, res

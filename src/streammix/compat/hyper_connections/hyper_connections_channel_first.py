@@ -104,5 +104,5 @@ class HyperConnections(Site):
         (of_beta,) = self.dynamic_beta_fn
         weight = torch.cat([self.dynamic_alpha_fn.weight, of_beta.weight]).flatten(1).mT  # type: ignore[list-item]
         scale = spread((self.dynamic_alpha_scale, s + 1), (self.dynamic_beta_scale, 1))
-        alpha, beta = weights(x, self.norm.gamma, weight, self.act, scale, self.static_alpha, s + 1)
+        alpha, beta = weights(x, self.norm.gamma, weight, self.act, scale, self.static_alpha, s + 1, self.rows_dim)
         return alpha[..., :1].mT, beta + self.static_beta.to(beta.dtype).unsqueeze(-1), alpha[..., 1:].mT

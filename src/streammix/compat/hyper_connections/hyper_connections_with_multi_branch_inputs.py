@@ -105,14 +105,14 @@ class HyperConnections(Site):
         s, i = self.num_residual_streams, self.num_branch_inputs
         weight = torch.cat([self.dynamic_alpha_fn, self.dynamic_beta_fn], -1)
         scale = spread((self.dynamic_alpha_scale, i + s), (self.dynamic_beta_scale, i))
-        alpha, beta = weights(x, self.norm.gamma, weight, self.act, scale, self.static_alpha, i + s)
+        alpha, beta = weights(x, self.norm.gamma, weight, self.act, scale, self.static_alpha, i + s, self.rows_dim)
         return alpha[..., :i].mT, beta + self.static_beta.to(beta.dtype), alpha[..., i:].mT
 
     def read(self, x: Tensor, pre: Tensor) -> Tensor:
         """(i b) ... D, the inputs being the slow index."""
         if self.num_branch_inputs == 1:
             return super().read(x, pre)
-        return self.layout.first(combine(pre, [x], x.dtype).movedim(-2, 0).flatten(0, 1))
+        return self.layout.first(combine(pre, [self.by_token(x)], x.dtype).movedim(-2, 0).flatten(0, 1))
 
     def split(self, branch_output: Tensor) -> Tensor:
         """(i b) ... D -> b ... i D."""

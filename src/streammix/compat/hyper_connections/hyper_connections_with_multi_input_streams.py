@@ -66,9 +66,9 @@ class ProjActScale(Started):
     def forward(self, x: Tensor) -> Tensor:
         return self.squeezed(self.act(F.linear(x, self.proj.weight)) * self.scale)
 
-    def of_normed(self, x: Tensor, gamma: Tensor) -> Tensor:
-        """`forward` of RMSNorm(x), in float32 at least."""
-        made = self.act(projected(x, gamma, self.proj.weight.mT))
+    def of_normed(self, x: Tensor, gamma: Tensor, dim: int) -> Tensor:
+        """`forward` of RMSNorm(x), in float32 at least; x has its rows in `dim`, and what is returned next to last."""
+        made = self.act(projected(x, gamma, self.proj.weight.mT, dim))
         return self.squeezed(made * self.scale.to(made.dtype))
 
     def squeezed(self, made: Tensor) -> Tensor:
@@ -138,9 +138,9 @@ class HyperConnections(Site):
         self.dropout = nn.Dropout(dropout)
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        alpha = self.dynamic_alpha_and_branch_input.of_normed(x, self.norm.gamma)
+        alpha = self.dynamic_alpha_and_branch_input.of_normed(x, self.norm.gamma, self.rows_dim)
         alpha = alpha + self.static_alpha.to(alpha.dtype)
-        beta = self.dynamic_beta.of_normed(x, self.norm.gamma)
+        beta = self.dynamic_beta.of_normed(x, self.norm.gamma, self.rows_dim)
         return alpha[..., :1].mT, (beta + self.static_beta.to(beta.dtype)).unsqueeze(-1), alpha[..., 1:].mT
 
     def width_connection(  # type: ignore[override]
@@ -186,6 +186,6 @@ class HyperConnections(Site):
         x = self.layout.unfold(streams)
         norm: Any = self.additional_norms[index]
         weigh: Any = self.additional_to_dynamic_input[index]
-        pre = weigh.of_normed(x, norm.gamma)
+        pre = weigh.of_normed(x, norm.gamma, self.layout.dim)
         static = self.additional_static_input.get_parameter(str(index))
-        return self.layout.first(functional.read(x, pre + static.to(pre.dtype)))
+        return self.layout.first(functional.read(x, pre + static.to(pre.dtype), dim=self.layout.dim))

@@ -1,4 +1,5 @@
-"""The package's two layouts of streams, and the one that operators take: (..., s, D), channels last."""
+"""The package's two layouts of streams, and as what operators take them: with a dimension `dim` of streams, channels
+last. Nothing is copied for it but channels that are not last."""
 
 from dataclasses import dataclass
 
@@ -15,9 +16,10 @@ class Folded:
 
     streams: int
     channel_first: bool = False
+    dim = 1
 
     def unfold(self, residuals: Tensor) -> Tensor:
-        """(b s) ... D -> b ... s D, contiguous.
+        """(b s) ... D -> b s ... D, contiguous.
 
         Raises:
             ValueError: the first dimension is no multiple of s, or there is no dimension besides it.
@@ -29,11 +31,11 @@ class Folded:
                 f"residuals: got shape {tuple(shape)}; accepted: (batch * {s} streams, {last}), which the expand"
                 " function makes"
             )
-        return self.last(residuals).unflatten(0, (shape[0] // s, s)).movedim(1, -2).contiguous()
+        return self.last(residuals).unflatten(0, (shape[0] // s, s)).contiguous()
 
     def fold(self, x: Tensor) -> Tensor:
-        """b ... s D -> (b s) ... D."""
-        return self.first(x.movedim(-2, 1).flatten(0, 1))
+        """b s ... D -> (b s) ... D."""
+        return self.first(x.flatten(0, 1))
 
     def last(self, x: Tensor) -> Tensor:
         """b D ... -> b ... D, where channels are first."""
@@ -52,6 +54,7 @@ class Axis:
     """
 
     streams: int
+    dim = -2
 
     def unfold(self, residuals: Tensor) -> Tensor:
         """... s D, checked.

@@ -13,6 +13,7 @@ from .constraint import l1norm
 from .ends import Expand, Sum, copies, pooled, required
 from .layouts import Axis
 from .norm import RMSNorm
+from .one_pass import RowWeights
 from .plain import Residual
 from .site import DepthResidual, add, first_stream, one_hot, start_of_reads
 from .starts import Started, Weight
@@ -182,6 +183,9 @@ class ManifoldConstrainedHyperConnections(Constrained):
         beta = beta.unflatten(-2, (s, f)) + self.static_beta.to(beta.dtype)
         return pre, 2 * beta.mT.flatten(-3, -2).sigmoid(), res
 
+    def row_weights(self) -> RowWeights | None:
+        return super().row_weights() if self.maybe_mix_streams is None else None
+
     def mixed(self, x: Tensor) -> Tensor:
         """x (..., R, d), each fraction's streams mixed by maybe_mix_streams."""
         assert self.maybe_mix_streams is not None
@@ -224,4 +228,4 @@ class AttentionPoolReduceStream(nn.Module):
         self.to_attn_logits = Weight(torch.eye(dim, device="cpu"))
 
     def forward(self, residuals: Tensor) -> Tensor:
-        return pooled(residuals, self.to_attn_logits)
+        return pooled(residuals, self.to_attn_logits, -2)

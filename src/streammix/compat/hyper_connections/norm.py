@@ -26,12 +26,17 @@ class RMSNorm(Started):
         return F.normalize(x, dim=self.axis) * self.scale * (self.gamma + 1)
 
 
-def projected(x: Tensor, gamma: Tensor, weight: Tensor) -> Tensor:
-    """RMSNorm(x) @ weight, in float32 at least: x (..., rows, d), weight (d, k) -> (..., rows, k).
+def projected(x: Tensor, gamma: Tensor, weight: Tensor, dim: int) -> Tensor:
+    """RMSNorm(x) @ weight, in float32 at least: x (..., rows, d), its rows in `dim`, weight (d, k) -> (..., rows, k).
 
     gamma is multiplied into the weight. |x| is sqrt(|x|^2 + 1e-24) where the package has max(|x|, 1e-12).
     """
     dtype = torch.promote_types(torch.promote_types(weight.dtype, x.dtype), torch.float32)
     with full_precision(x):
-        scaled = (weight.to(dtype) * (gamma.to(dtype).flatten() + 1).unsqueeze(-1)).mT.contiguous()
-    return rows_projected(x, scaled, LEAST_NORM**2 / x.shape[-1])
+        scaled = scaled_weight(gamma, weight, dtype)
+    return rows_projected(x, scaled, LEAST_NORM**2 / x.shape[-1]).movedim(dim, -2)
+
+
+def scaled_weight(gamma: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """gamma (d), weight (d, k) -> ((gamma + 1) weight)' (k, d)."""
+    return (weight.to(dtype) * (gamma.to(dtype).flatten() + 1).unsqueeze(-1)).mT.contiguous()

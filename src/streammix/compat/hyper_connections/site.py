@@ -1,6 +1,7 @@
 """A connection of n streams: read, branch, mix and write, in either layout, with fractions and several input views.
 
-Inside, a state has R = s f rows of width d = D / f, the fractions of a stream one below the other; x is (..., R, d).
+Inside, a state has R = s f rows of width d = D / f, the fractions of a stream one below the other; x is (..., R, d), or
+without fractions as the layout has it: rows_dim says where its rows are. All that is made of it is (..., R, *).
 
     u_k = sum_r pre[k, r] x_r,   k = (view, fraction)          out_r = sum_q res[r, q] x_q + sum_g post[r, g] y_g
 """
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 from ... import functional
 from ..._checks import check_integer
 from ...layers.connections.combine import combine
+from . import one_pass
 from .layouts import Layout
+from .one_pass import RowWeights
 from .starts import Started
 from .uses import Finish, Wrapped, unchanged
 
@@ -59,6 +62,7 @@ class Site(Wrapped, Started):
         if dim % num_fracs:
             raise ValueError(f"dim: got {dim}; accepted with num_fracs={num_fracs}: multiples of it")
         self.layout, self.dim, self.branch = layout, dim, branch
+        self.rows_dim = layout.dim if num_fracs == 1 else -2
         self.num_residual_streams = layout.streams
         self.num_fracs, self.has_fracs, self.num_input_views = num_fracs, num_fracs > 1, num_input_views
         self.add_branch_out_to_residual = add_branch_out_to_residual
@@ -66,15 +70,28 @@ class Site(Wrapped, Started):
         self.residual_transform: nn.Module | None = None
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """x (..., R, d) -> pre (..., views f, R), post (..., R, f) or None without a write, res (..., R, R)."""
+        """x -> pre (..., views f, R), post (..., R, f) or None without a write, res (..., R, R)."""
         raise NotImplementedError
+
+    def row_weights(self) -> RowWeights | None:
+        """How the coefficients are made, where an operator makes them in one pass with the read, or None."""
+        return None
+
+    def mixing(self, made: Tensor) -> Tensor:
+        """res of the last columns that `row_weights` made, (..., s, s)."""
+        return made.mT
+
+    @property
+    def one_each(self) -> bool:
+        """Whether there is one input view, one fraction and a write."""
+        return self.num_fracs == self.num_input_views == 1 and self.add_branch_out_to_residual
 
     # --- the package's two halves, each by itself ---------------------------------------------------------------
 
     def width_connection(self, residuals: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor | None]]:
         """The branch's input, the mixed residuals, and what `depth_connection` wants besides; beta is (..., R, f)."""
-        x, pre, post, res = self.opened(residuals)
-        return self.read(x, pre), self.folded(combine(res, [x], x.dtype)), {"beta": post}
+        x, u, post, res = self.opened(residuals)
+        return u, self.kept(x, res), {"beta": post}
 
     def depth_connection(self, branch_output: Tensor, residuals: Tensor, *, beta: Tensor) -> Tensor:
         """depth_residual_fn(the branch's output spread over the streams, the mixed residuals)."""
@@ -84,17 +101,16 @@ class Site(Wrapped, Started):
     # --- the same in one pass over the streams ------------------------------------------------------------------
 
     def connect(self, residuals: Tensor) -> tuple[Tensor, Finish]:
-        x, pre, post, res = self.opened(residuals)
-        u = self.read(x, pre)
+        x, u, post, res = self.opened(residuals)
         if post is None:
             return u, unchanged
         if self.depth_residual_fn is not add:
-            mixed, beta = self.folded(combine(res, [x], x.dtype)), post
+            mixed, beta = self.kept(x, res), post
             return u, lambda y: self.depth_connection(y, mixed, beta=beta)
-        return u, lambda y: self.ended(self.folded(written(x, self.split(y), post, res)))
+        return u, lambda y: self.ended(self.written(x, self.split(y), post, res))
 
     def opened(self, residuals: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        """x, pre, post, res."""
+        """x, the branch's input, post, res."""
         if self.residual_transform is not None:
             residuals = self.residual_transform(residuals)
         x = self.layout.unfold(residuals)
@@ -102,15 +118,23 @@ class Site(Wrapped, Started):
             raise ValueError(
                 f"residuals: got {x.shape[-1]} channels in shape {tuple(residuals.shape)}; accepted: {self.dim}"
             )
-        f = self.num_fracs
-        x = x.reshape(*x.shape[:-2], self.num_residual_streams * f, self.dim // f)
-        return x, *self.coefficients(x)
+        if (f := self.num_fracs) > 1:
+            x = x.movedim(self.layout.dim, -2)
+            x = x.reshape(*x.shape[:-2], self.num_residual_streams * f, self.dim // f)
+        if (weights := self.row_weights()) is not None:
+            norm: Any = self.norm
+            if (made := one_pass.read(x, norm.gamma, weights, self.rows_dim)) is not None:
+                u, post, mix = made
+                return x, self.layout.first(u), post.unsqueeze(-1), self.mixing(mix)
+        pre, post_if_written, res = self.coefficients(x)
+        return x, self.read(x, pre), post_if_written, res
 
     def read(self, x: Tensor, pre: Tensor) -> Tensor:
         """The branch's input, its views before the batch if there are several."""
         if pre.shape[-2] == 1:
-            return self.layout.first(functional.read(x, pre.squeeze(-2)))
-        views = combine(pre, [x], x.dtype).unflatten(-2, (self.num_input_views, self.num_fracs)).flatten(-2)
+            return self.layout.first(functional.read(x, pre.squeeze(-2), dim=self.rows_dim))
+        rows = combine(pre, [self.by_token(x)], x.dtype)
+        views = rows.unflatten(-2, (self.num_input_views, self.num_fracs)).flatten(-2)
         if self.num_input_views == 1:
             return self.layout.first(views.squeeze(-2))
         return self.layout.first(views.movedim(-2, 0), batch=2)
@@ -124,9 +148,25 @@ class Site(Wrapped, Started):
             )
         return y.unflatten(-1, (self.num_fracs, -1))
 
+    def kept(self, x: Tensor, res: Tensor) -> Tensor:
+        """res x in the layout of the residuals."""
+        return self.folded(combine(res, [self.by_token(x)], x.dtype))
+
+    def written(self, x: Tensor, y: Tensor, post: Tensor, res: Tensor) -> Tensor:
+        """res x + post y in the layout of the residuals; y (..., f, d)."""
+        if post.shape[-1] == 1:
+            return self.layout.fold(functional.write(x, y.squeeze(-2), post.squeeze(-1), res, dim=self.rows_dim))
+        weights = torch.cat([res, post.to(res.dtype)], -1)
+        return self.folded(combine(weights, [self.by_token(x), y], x.dtype))
+
+    def by_token(self, x: Tensor) -> Tensor:
+        """(..., R, d)."""
+        return x.movedim(self.rows_dim, -2)
+
     def folded(self, x: Tensor) -> Tensor:
         """(..., R, d) in the layout of the residuals."""
-        return self.layout.fold(x.reshape(*x.shape[:-2], self.num_residual_streams, self.dim))
+        streams = x.reshape(*x.shape[:-2], self.num_residual_streams, self.dim)
+        return self.layout.fold(streams.movedim(-2, self.layout.dim))
 
     def ended(self, residuals: Tensor) -> Tensor:
         dropout: Any = self.dropout
@@ -143,13 +183,6 @@ class Site(Wrapped, Started):
                 whose = "the connection has one already" if hasattr(self, name) else "the branch has no such method"
                 raise ValueError(f"forward_method_names: got {name!r}; {whose}; accepted: methods of the branch alone")
             setattr(self, name, getattr(self.branch, name))
-
-
-def written(x: Tensor, y: Tensor, post: Tensor, res: Tensor) -> Tensor:
-    """x (..., R, d), y (..., f, d), post (..., R, f), res (..., R, R) -> (..., R, d)."""
-    if post.shape[-1] == 1:
-        return functional.write(x, y.squeeze(-2), post.squeeze(-1), res)
-    return combine(torch.cat([res, post.to(res.dtype)], -1), [x, y], x.dtype)
 
 
 def first_stream(layer_index: int | None, streams: int) -> int:

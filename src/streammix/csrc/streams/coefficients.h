@@ -71,15 +71,15 @@ template <class V, class M>
 
 // ---------------------------------------------------------------------------------------------------------- many tokens
 // sums (tokens, vectors of the panel) += v (tokens, chunk) times `some` vectors of the panel's columns. Meanwhile the second-level
-// cache fetches `lines` cache lines of each of the tokens' rows at `ahead`, a line a channel.
+// cache fetches `lines` cache lines of each of the tokens' rows at `ahead`, `apart` from each other, a line a channel.
 template <int tokens, int some, class V, class M>
-SM_FN void multiply_panel(const Scalar<V>* v, const Scalar<V>* panel, int stride, int64_t length, V* sums, int vectors, const M* ahead, int64_t width) {
+SM_FN void multiply_panel(const Scalar<V>* v, const Scalar<V>* panel, int stride, int64_t length, V* sums, int vectors, const M* ahead, int64_t apart) {
     constexpr int lines = chunk * sizeof(M) / 64;
     V s[tokens][some];
     SM_UNROLL16 for (int t = 0; t < tokens; ++t)
         SM_UNROLL for (int k = 0; k < some; ++k) s[t][k] = V(0);
     for (int64_t c = 0; c < length; ++c) {
-        if (c < tokens * lines) __builtin_prefetch(reinterpret_cast<const char*>(ahead + c / lines * width) + c % lines * 64, 0, 2);
+        if (c < tokens * lines) __builtin_prefetch(reinterpret_cast<const char*>(ahead + c / lines * apart) + c % lines * 64, 0, 2);
         V w[some];
         SM_UNROLL for (int k = 0; k < some; ++k) w[k] = load<V>(panel + c * stride + k * lanes<V>, All());
         SM_UNROLL16 for (int t = 0; t < tokens; ++t) {
@@ -91,9 +91,10 @@ SM_FN void multiply_panel(const Scalar<V>* v, const Scalar<V>* panel, int stride
         SM_UNROLL for (int k = 0; k < some; ++k) sums[t * vectors + k] += s[t][k];
 }
 
-// P and r of `tokens` tokens. sums: room for (tokens, vectors of the panel)
+// P and r of `tokens` tokens, whose numbers, P's and r's, are so far apart. sums: room for (tokens, vectors of the panel)
 template <int tokens, class V, class M>
-[[gnu::noinline]] void multiply_phi_tile(const M* x, const Scalar<V>* panel, int rows, int64_t width, Scalar<V> eps, Scalar<V>* P, Scalar<V>* r, V* sums) {
+[[gnu::noinline]] void multiply_phi_tile(const M* x, int64_t x_apart, const Scalar<V>* panel, int rows, int64_t width, Scalar<V> eps, Scalar<V>* P,
+                                         int64_t P_apart, Scalar<V>* r, int64_t r_apart, V* sums) {
     using F = Scalar<V>;
     constexpr int W = lanes<V>;
     const int vectors = (rows + W - 1) / W, stride = vectors * W;
@@ -105,7 +106,7 @@ template <int tokens, class V, class M>
         const int64_t length = width - first < chunk ? width - first : chunk;
         for (int t = 0; t < tokens; ++t) {
             V even(0), odd(0);
-            const M* from = x + t * width + first;
+            const M* from = x + t * x_apart + first;
             F* to = v + t * chunk;
             const auto take = [&](int64_t c, auto count, V& total) __attribute__((always_inline)) {
                 const V value = load<V>(from + c, count);
@@ -120,16 +121,17 @@ template <int tokens, class V, class M>
             for_channels<V>(c, length, [&](int64_t c, auto count) __attribute__((always_inline)) { take(c, count, even); });
             squares[t] += even + odd;
         }
-        const M* ahead = first + chunk < width ? x + first + chunk : x + tokens * width;
+        const M* ahead = first + chunk < width ? x + first + chunk : x + tokens * x_apart;
         int k = 0;
         for (; k + panel_vectors <= vectors; k += panel_vectors)
-            multiply_panel<tokens, panel_vectors>(v, panel + first * stride + k * W, stride, length, sums + k, vectors, ahead, width);
-        for (; k < vectors; ++k) multiply_panel<tokens, 1>(v, panel + first * stride + k * W, stride, length, sums + k, vectors, ahead, width);
+            multiply_panel<tokens, panel_vectors>(v, panel + first * stride + k * W, stride, length, sums + k, vectors, ahead, x_apart);
+        for (; k < vectors; ++k) multiply_panel<tokens, 1>(v, panel + first * stride + k * W, stride, length, sums + k, vectors, ahead, x_apart);
     }
     for (int t = 0; t < tokens; ++t) {
-        r[t] = F(1) / F(sqrt(sum(squares[t]) / F(width) + eps));
+        const F inverse_rms = F(1) / F(sqrt(sum(squares[t]) / F(width) + eps));
+        r[t * r_apart] = inverse_rms;
         for_channels<V>(0, rows, [&](int64_t k, auto count) __attribute__((always_inline)) {
-            store(P + t * rows + k, V(r[t]) * sums[t * vectors + k / W], count);
+            store(P + t * P_apart + k, V(inverse_rms) * sums[t * vectors + k / W], count);
         });
     }
 }
@@ -139,21 +141,21 @@ inline constexpr int block_tokens = 16;  // as many as one call takes at most
 inline constexpr int tile_tokens = vector_bytes == 64 ? 8 : 4;
 inline constexpr int tile_rows = tile_tokens;
 
-// What a block's gradients are made of: q (tokens, rows), a (tokens) and pre (tokens, n); du null where nothing was read
+// What a block's gradients are made of: q (tokens, rows), a (tokens) and pre (tokens, n); du null where nothing was read; x, through and
+// what is made, the tokens' own so far apart
 template <class V, class M>
 struct BlockInputs {
     using F = Scalar<V>;
     const M *x, *du, *through;  // through: gradient of x from elsewhere, or null
     const F *q, *a, *pre;
     int tokens, rows, n;
-    int64_t C;
+    int64_t C, apart;
 };
 
 // dv = through + pre o du + a v + phi' q of `tokens` tokens, and `many` vectors of channels
 template <int tokens, int many, class V, class M, class Count>
 SM_FN void gradient_tile(const BlockInputs<V, M>& in, int t0, int j, int64_t c, const Scalar<V>* phi, const Scalar<V>* values, M* dx, Count count) {
     constexpr int W = lanes<V>;
-    const int64_t width = in.n * in.C;
     V s[tokens][many];
     SM_UNROLL16 for (int t = 0; t < tokens; ++t)
         SM_UNROLL for (int v = 0; v < many; ++v) s[t][v] = V(in.a[t0 + t]) * load<V>(values + t * block_channels<V> + v * W, All());
@@ -162,7 +164,7 @@ SM_FN void gradient_tile(const BlockInputs<V, M>& in, int t0, int j, int64_t c, 
             SM_UNROLL for (int v = 0; v < many; ++v) s[t][v] += V(in.pre[(t0 + t) * in.n + j]) * load<V>(in.du + (t0 + t) * in.C + c + v * W, count);
     if (in.through)
         SM_UNROLL16 for (int t = 0; t < tokens; ++t)
-            SM_UNROLL for (int v = 0; v < many; ++v) s[t][v] += load<V>(in.through + (t0 + t) * width + j * in.C + c + v * W, count);
+            SM_UNROLL for (int v = 0; v < many; ++v) s[t][v] += load<V>(in.through + (t0 + t) * in.apart + j * in.C + c + v * W, count);
     for (int k = 0; k < in.rows; ++k) {
         V w[many];
         SM_UNROLL for (int v = 0; v < many; ++v) w[v] = load<V>(phi + k * block_channels<V> + v * W, All());
@@ -172,7 +174,7 @@ SM_FN void gradient_tile(const BlockInputs<V, M>& in, int t0, int j, int64_t c, 
         }
     }
     SM_UNROLL16 for (int t = 0; t < tokens; ++t)
-        SM_UNROLL for (int v = 0; v < many; ++v) store(dx + (t0 + t) * width + j * in.C + c + v * W, s[t][v], count);
+        SM_UNROLL for (int v = 0; v < many; ++v) store(dx + (t0 + t) * in.apart + j * in.C + c + v * W, s[t][v], count);
 }
 
 // dphi += q v' of `some` rows
@@ -203,7 +205,7 @@ template <class V, class M>
         for (int64_t c = 0; c < in.C; c += wide, phi += in.rows * wide, dphi += in.rows * wide) {
             const bool whole = c + wide <= in.C;
             for (int t = 0; t < in.tokens; ++t) {
-                const M* from = in.x + (int64_t(t) * in.n + j) * in.C + c;
+                const M* from = in.x + t * in.apart + j * in.C + c;
                 Scalar<V>* to = values + t * wide;
                 if (!whole) SM_UNROLL for (int v = 0; v < many; ++v) store(to + v * W, V(0), All());
                 for_channels<V>(0, whole ? wide : in.C - c, [&](int64_t i, auto count) __attribute__((always_inline)) {

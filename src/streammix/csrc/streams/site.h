@@ -71,10 +71,11 @@ struct Generated {
 template <int N, bool past_caches, class V, class M>
 void write_range(Streams s, Write w, int64_t begin, int64_t end) {
     using F = Scalar<V>;
-    const int64_t width = s.n * s.C;
-    for (int64_t t = begin; t < end; ++t)
-        write_token<N, past_caches, Columns<V, M>>((const M*)w.x + t * width, (const M*)w.y + t * s.C, (const F*)w.post + t * s.n,
-                                                   (const F*)w.res + t * s.n * s.n, (M*)w.out + t * width, s.n, s.C);
+    for (int64_t t = begin; t < end; ++t) {
+        const int64_t at = place(s, t);
+        write_token<N, past_caches, Columns<V, M>>((const M*)w.x + at, (const M*)w.y + t * s.C, (const F*)w.post + t * s.n, (const F*)w.res + t * s.n * s.n,
+                                                   (M*)w.out + at, s.n, row_of(s), s.C);
+    }
 }
 
 template <int N, class V, class M>
@@ -87,7 +88,7 @@ void site_read_block(Streams s, const Generated<V>& gen, Read r, int64_t begin, 
     const F eps(gen.g.norm_eps);
     if (gen.panel)
         for_tiles<panel_tokens>(begin, end, [&]<int tokens>(int64_t t) {
-            multiply_phi_tile<tokens, V>(x + t * width, gen.panel, rows, width, eps, P + t * rows, inverse_rms + t, sums);
+            multiply_phi_tile<tokens, V>(x + t * width, width, gen.panel, rows, width, eps, P + t * rows, rows, inverse_rms + t, 1, sums);
         });
     else
         for (int64_t t = begin; t < end; ++t) multiply_phi<V>(x + t * width, gen.weight, rows, width, eps, P + t * rows, inverse_rms + t, numbers);
@@ -97,7 +98,7 @@ void site_read_block(Streams s, const Generated<V>& gen, Read r, int64_t begin, 
         gen.logits(P + t * rows, logits);
         F pre[largest_n];
         gen.read_weights(logits, pre);
-        read_token<N, Columns<V, M>>(x + t * width, pre, (M*)r.u + t * s.C, n, s.C);
+        read_token<N, Columns<V, M>>(x + t * width, pre, (M*)r.u + t * s.C, n, s.C, s.C);
         gen.write_weights(logits + n, (F*)r.post + t * n);
         memcpy((F*)r.mix + t * gen.mixed, logits + 2 * n, gen.mixed * sizeof(F));
     }
@@ -120,17 +121,16 @@ void write_site_read_range(Streams s, const Write* w, Generator g, Read r, int64
 template <int N, bool past_caches, class V, class M>
 SM_FN void write_backward_one(Streams s, WriteBackward w, const M* grad, int64_t t) {
     using F = Scalar<V>;
-    const int64_t width = s.n * s.C, square = int64_t(s.n) * s.n;
-    write_token_backward<N, past_caches, V>(grad, (const M*)w.x + t * width, (const M*)w.y + t * s.C, (const F*)w.post + t * s.n, (const F*)w.res + t * square,
-                                            (M*)w.dx + t * width, (M*)w.dy + t * s.C, (F*)w.dpost + t * s.n, (F*)w.dres + t * square, s.n, s.C);
+    const int64_t at = place(s, t), square = int64_t(s.n) * s.n;
+    write_token_backward<N, past_caches, V>(grad, (const M*)w.x + at, (const M*)w.y + t * s.C, (const F*)w.post + t * s.n, (const F*)w.res + t * square,
+                                            (M*)w.dx + at, (M*)w.dy + t * s.C, (F*)w.dpost + t * s.n, (F*)w.dres + t * square, s.n, row_of(s), s.C);
 }
-// grad: the first token's gradient of what was written
-template <int N, class V, class M>
-void write_backward_range(Streams s, WriteBackward w, const M* grad, int64_t begin, int64_t end) {
-    const int64_t width = s.n * s.C;
+// grad(t): the gradient of what was written to token t
+template <int N, class V, class M, class Grad>
+void write_backward_range(Streams s, WriteBackward w, int64_t begin, int64_t end, Grad grad) {
     const bool past_caches = w.large && rows_are_aligned<V, M>(w.dx, s.C);
-    for (int64_t t = begin; t < end; ++t, grad += width)
-        past_caches ? write_backward_one<N, true, V>(s, w, grad, t) : write_backward_one<N, false, V>(s, w, grad, t);
+    for (int64_t t = begin; t < end; ++t)
+        past_caches ? write_backward_one<N, true, V, M>(s, w, grad(t), t) : write_backward_one<N, false, V, M>(s, w, grad(t), t);
     if (past_caches) finish_stores();
 }
 
@@ -152,7 +152,7 @@ void logit_gradients(Streams s, const Generated<V>& gen, ReadBackward r, int64_t
     if (r.du) {
         gen.logits(P, kept.logits);
         gen.read_weights(kept.logits, kept.pre + (t - first) * n);
-        read_token_dots<N, V>((const M*)r.du + t * s.C, (const M*)r.x + t * n * s.C, q, n, s.C);
+        read_token_dots<N, V>((const M*)r.du + t * s.C, (const M*)r.x + t * n * s.C, q, n, s.C, s.C);
         memcpy(q + n, (const F*)r.dpost + t * n, n * sizeof(F));
         const auto chain = [&](Activation how, int from, F multiplier) {
             for_numbers<V>(n, [&](int i, auto many) __attribute__((always_inline)) {
@@ -197,7 +197,8 @@ void site_read_backward_block(Streams s, const Generated<V>& gen, ReadBackward r
                                int(end - begin),
                                gen.rows,
                                s.n,
-                               s.C};
+                               s.C,
+                               width};
     phi_gradients<V, M>(in, gen.blocks, (Scalar<V>*)r.dweight, dx);
 }
 
@@ -213,7 +214,7 @@ void write_site_read_backward_range(Streams s, const WriteBackward* w, Generator
         const int64_t e = b + block_tokens < end ? b + block_tokens : end;
         M* dx = w ? state.p : (M*)r.dx + b * width;
         site_read_backward_block<N, V, M>(s, gen, r, b, e, kept, dx);
-        if (w) write_backward_range<N, V, M>(s, *w, dx, b, e);
+        if (w) write_backward_range<N, V, M>(s, *w, b, e, [&](int64_t t) { return dx + (t - b) * width; });
     }
 }
 
@@ -249,7 +250,7 @@ inline void unpack_blocks_any(Streams s, const void* blocks, int rows, void* wei
 inline void read_any(Streams s, const void* x, const void* pre, void* u, int64_t begin, int64_t end) {
     for_streams(s, [&]<int N, class V, class M>() {
         for (int64_t t = begin; t < end; ++t)
-            read_token<N, Columns<V, M>>((const M*)x + t * s.n * s.C, (const Scalar<V>*)pre + t * s.n, (M*)u + t * s.C, s.n, s.C);
+            read_token<N, Columns<V, M>>((const M*)x + place(s, t), (const Scalar<V>*)pre + t * s.n, (M*)u + t * s.C, s.n, row_of(s), s.C);
     });
 }
 inline void read_backward_any(Streams s, ReadOnlyBackward r, int64_t begin, int64_t end) {
@@ -257,9 +258,9 @@ inline void read_backward_any(Streams s, ReadOnlyBackward r, int64_t begin, int6
         using F = Scalar<V>;
         const auto run = [&]<bool past_caches>() {
             for (int64_t t = begin; t < end; ++t) {
-                const int64_t at = t * s.n * s.C, small = t * s.n;
+                const int64_t at = place(s, t), small = t * s.n;
                 read_token_backward<N, past_caches, Columns<V, M>>((const M*)r.du + t * s.C, (const M*)r.x + at, (const F*)r.pre + small, (M*)r.dx + at,
-                                                                   (F*)r.dpre + small, s.n, s.C);
+                                                                   (F*)r.dpre + small, s.n, row_of(s), s.C);
             }
         };
         if (!r.large || !rows_are_aligned<Columns<V, M>, M>(r.dx, s.C)) return run.template operator()<false>();
@@ -275,7 +276,8 @@ inline void write_any(Streams s, Write w, int64_t begin, int64_t end) {
     });
 }
 inline void write_backward_any(Streams s, WriteBackward w, int64_t begin, int64_t end) {
-    for_streams(s, [&]<int N, class V, class M>() { write_backward_range<N, V, M>(s, w, (const M*)w.grad + begin * s.n * s.C, begin, end); });
+    for_streams(s,
+                [&]<int N, class V, class M>() { write_backward_range<N, V, M>(s, w, begin, end, [&](int64_t t) { return (const M*)w.grad + place(s, t); }); });
 }
 inline void site_read_any(Streams s, Generator g, Read r, int64_t begin, int64_t end) {
     for_streams(s, [&]<int N, class V, class M>() { write_site_read_range<N, V, M>(s, nullptr, g, r, begin, end); });

@@ -4,8 +4,8 @@
 //     write   out_i = sum_j res_ij x_j + post_i y     dx_j = sum_i res_ij g_i    dres_ij = <g_i, x_j>
 //                                                     dy = sum_i post_i g_i      dpost_i = <g_i, y>
 //
-// A token's state is n rows of C channels; channels lie in lanes. The state, u and y are of type M in memory, coefficients of the
-// computing type F. All of it is bound by memory: the loops over streams need no tuning, n = 4 is unrolled all the same.
+// A token's state is n rows of C channels, `row` apart; channels lie in lanes. The state, u and y are of type M in memory, coefficients of
+// the computing type F. All of it is bound by memory: the loops over streams need no tuning, n = 4 is unrolled all the same.
 #pragma once
 
 #include <type_traits>
@@ -14,8 +14,13 @@
 #include "simd/size.h"
 #include "simd/traffic.h"
 #include "simd/transpose.h"
+#include "kernels.h"
 
 namespace streammix::SM_ISA {
+
+// Where the state of token t begins, and how far apart its rows are
+SM_FN int64_t place(Streams s, int64_t t) { return s.run == 1 ? t * s.n * s.C : (t / s.run * s.n * s.run + t % s.run) * s.C; }
+SM_FN int64_t row_of(Streams s) { return s.run * s.C; }
 
 // ----------------------------------------------------------------------------------------------- channels in memory <-> lanes
 // The first `count` lanes
@@ -65,47 +70,54 @@ SM_FN void spread(const F* from, V* to, int count) {
     SM_UNROLL16 for (int i = 0; i < count; ++i) to[i] = V(from[i]);
 }
 
+// The next token's state from channel c on is asked for where it follows this one: the processor itself sees short rows only. Rows of a run
+// follow each other, which it does see.
+template <class V, class M>
+SM_FN void prefetch_next(const M* x, int64_t c, int n, int64_t row, int64_t C) {
+    if (row == C) prefetch<2>(x + n * (C + c), n * lanes<V>);
+}
+
 // ------------------------------------------------------------------------------------------------------------ read
 template <int N, class V, class M>
-[[gnu::noinline]] void read_token(const M* x, const Scalar<V>* pre, M* u, int n_, int64_t C) {
+[[gnu::noinline]] void read_token(const M* x, const Scalar<V>* pre, M* u, int n_, int64_t row, int64_t C) {
     const int n = size<N>(n_);
     V p[room<N>];
     spread<N>(pre, p, n);
     for_channels<V>(0, C, [&](int64_t c, auto count) __attribute__((always_inline)) {
         V s = p[0] * load<V>(x + c, count);
-        SM_UNROLL for (int j = 1; j < n; ++j) s += p[j] * load<V>(x + j * C + c, count);
+        SM_UNROLL for (int j = 1; j < n; ++j) s += p[j] * load<V>(x + j * row + c, count);
         store(u + c, s, count);
     });
 }
 
 // dpre_j = <du, x_j>
 template <int N, class V, class M>
-[[gnu::noinline]] void read_token_dots(const M* du, const M* x, Scalar<V>* dpre, int n_, int64_t C) {
+[[gnu::noinline]] void read_token_dots(const M* du, const M* x, Scalar<V>* dpre, int n_, int64_t row, int64_t C) {
     const int n = size<N>(n_);
     V dots[room<N>];
     SM_UNROLL for (int j = 0; j < n; ++j) dots[j] = V(0);
     for_channels<V>(0, C, [&](int64_t c, auto count) __attribute__((always_inline)) {
         const V g = load<V>(du + c, count);
-        SM_UNROLL for (int j = 0; j < n; ++j) dots[j] += g * load<V>(x + j * C + c, count);
+        SM_UNROLL for (int j = 0; j < n; ++j) dots[j] += g * load<V>(x + j * row + c, count);
     });
     SM_UNROLL for (int j = 0; j < n; ++j) dpre[j] = sum(dots[j]);
 }
 
 template <int N, bool past_caches, class V, class M>
-[[gnu::noinline]] void read_token_backward(const M* du, const M* x, const Scalar<V>* pre, M* dx, Scalar<V>* dpre, int n_, int64_t C) {
+[[gnu::noinline]] void read_token_backward(const M* du, const M* x, const Scalar<V>* pre, M* dx, Scalar<V>* dpre, int n_, int64_t row, int64_t C) {
     const int n = size<N>(n_);
     V p[room<N>], dots[room<N>];
     spread<N>(pre, p, n);
     SM_UNROLL for (int j = 0; j < n; ++j) dots[j] = V(0);
     for_channels<V>(0, C, [&](int64_t c, auto count) __attribute__((always_inline)) {
         const V g = load<V>(du + c, count);
-        prefetch<2>(x + n * (C + c), n * lanes<V>);  // of the next token's state: the processor itself sees short rows only
+        prefetch_next<V>(x, c, n, row, C);
         SM_UNROLL for (int j = 0; j < n; ++j) {
-            dots[j] += g * load<V>(x + j * C + c, count);
+            dots[j] += g * load<V>(x + j * row + c, count);
             if constexpr (past_caches)
-                store_past_caches(dx + j * C + c, p[j] * g);
+                store_past_caches(dx + j * row + c, p[j] * g);
             else
-                store(dx + j * C + c, p[j] * g, count);
+                store(dx + j * row + c, p[j] * g, count);
         }
     });
     SM_UNROLL for (int j = 0; j < n; ++j) dpre[j] = sum(dots[j]);
@@ -113,7 +125,7 @@ template <int N, bool past_caches, class V, class M>
 
 // ------------------------------------------------------------------------------------------------------------ write
 template <int N, bool past_caches, class V, class M>
-[[gnu::noinline]] void write_token(const M* x, const M* y, const Scalar<V>* post, const Scalar<V>* res, M* out, int n_, int64_t C) {
+[[gnu::noinline]] void write_token(const M* x, const M* y, const Scalar<V>* post, const Scalar<V>* res, M* out, int n_, int64_t row, int64_t C) {
     const int n = size<N>(n_);
     V p[room<N>];
     Array<N * N, V> h(n * n);
@@ -121,23 +133,23 @@ template <int N, bool past_caches, class V, class M>
     spread<N>(res, (V*)h, n * n);
     for_channels<V>(0, C, [&](int64_t c, auto count) __attribute__((always_inline)) {
         const V branch = load<V>(y + c, count);
-        prefetch<2>(x + n * (C + c), n * lanes<V>);  // of the next token's state: the processor itself sees short rows only
+        prefetch_next<V>(x, c, n, row, C);
         V streams[room<N>];
-        SM_UNROLL for (int j = 0; j < n; ++j) streams[j] = load<V>(x + j * C + c, count);
+        SM_UNROLL for (int j = 0; j < n; ++j) streams[j] = load<V>(x + j * row + c, count);
         SM_UNROLL for (int i = 0; i < n; ++i) {
             V s = p[i] * branch;
             SM_UNROLL for (int j = 0; j < n; ++j) s += h[i * n + j] * streams[j];
             if constexpr (past_caches)
-                store_past_caches(out + i * C + c, s);
+                store_past_caches(out + i * row + c, s);
             else
-                store(out + i * C + c, s, count);
+                store(out + i * row + c, s, count);
         }
     });
 }
 
 template <int N, bool past_caches, class V, class M>
 [[gnu::noinline]] void write_token_backward(const M* grad, const M* x, const M* y, const Scalar<V>* post, const Scalar<V>* res, M* dx, M* dy,
-                                            Scalar<V>* dpost, Scalar<V>* dres, int n_, int64_t C) {
+                                            Scalar<V>* dpost, Scalar<V>* dres, int n_, int64_t row, int64_t C) {
     const int n = size<N>(n_);
     V p[room<N>], dp[room<N>];
     Array<N * N, V> h(n * n), dh(n * n);
@@ -147,25 +159,25 @@ template <int N, bool past_caches, class V, class M>
     SM_UNROLL16 for (int i = 0; i < n * n; ++i) dh[i] = V(0);
     for_channels<V>(0, C, [&](int64_t c, auto count) __attribute__((always_inline)) {
         const V branch = load<V>(y + c, count);
-        prefetch<2>(x + n * (C + c), n * lanes<V>);  // of the next token's state: the processor itself sees short rows only
+        prefetch_next<V>(x, c, n, row, C);
         V g[room<N>], d = V(0);
         SM_UNROLL for (int i = 0; i < n; ++i) {
-            g[i] = load<V>(grad + i * C + c, count);
+            g[i] = load<V>(grad + i * row + c, count);
             dp[i] += g[i] * branch;
             d += p[i] * g[i];
         }
         store(dy + c, d, count);
         SM_UNROLL for (int j = 0; j < n; ++j) {
-            const V stream = load<V>(x + j * C + c, count);
+            const V stream = load<V>(x + j * row + c, count);
             V s = V(0);
             SM_UNROLL for (int i = 0; i < n; ++i) {
                 dh[i * n + j] += g[i] * stream;
                 s += h[i * n + j] * g[i];
             }
             if constexpr (past_caches)
-                store_past_caches(dx + j * C + c, s);
+                store_past_caches(dx + j * row + c, s);
             else
-                store(dx + j * C + c, s, count);
+                store(dx + j * row + c, s, count);
         }
     });
     SM_UNROLL for (int i = 0; i < n; ++i) dpost[i] = sum(dp[i]);

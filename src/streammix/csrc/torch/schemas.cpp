@@ -68,8 +68,17 @@ SM_LIBRARY(schemas, nullptr) {
         "gate, Tensor bias, Tensor matrix, Tensor projected, Tensor inverse_rms, float mix_gate, int read, int write,"
         " float read_eps, float write_multiplier, float write_eps, int rounds, int start, bool columns_last, bool "
         "transposed, float mixing) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
-    m.def("read(Tensor x, Tensor pre) -> Tensor");
-    m.def("read_backward(Tensor grad, Tensor x, Tensor pre) -> (Tensor, Tensor)");
+    m.def(
+        "rows_site_read(Tensor x, Tensor weight, Tensor scale, Tensor bias, float norm_eps, bool tanh, int read, int write, "
+        "float read_eps, float write_multiplier, float write_eps, int dim) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+    m.def(
+        "rows_site_read_backward(Tensor du, Tensor dpost, Tensor dmix, Tensor x, Tensor weight, Tensor scale, Tensor bias, "
+        "Tensor projected, Tensor inverse_rms, bool tanh, int read, int write, float read_eps, float write_multiplier, "
+        "float write_eps, int dim) -> (Tensor, Tensor, Tensor, Tensor)");
+    m.def("read(Tensor x, Tensor pre, int dim) -> Tensor");
+    m.def("read_backward(Tensor grad, Tensor x, Tensor pre, int dim) -> (Tensor, Tensor)");
+    m.def("write(Tensor x, Tensor y, Tensor post, Tensor res, int dim) -> Tensor");
+    m.def("write_backward(Tensor grad, Tensor x, Tensor y, Tensor post, Tensor res, int dim) -> (Tensor, Tensor, Tensor, Tensor)");
     m.def("sparse_read(Tensor x, Tensor pre, Tensor index) -> (Tensor, Tensor)");
     m.def("sparse_read_backward(Tensor du, Tensor dactive, Tensor x, Tensor pre, Tensor index) -> (Tensor, Tensor)");
     m.def("sparse_write(Tensor x, Tensor basis, Tensor post, Tensor res, Tensor index) -> Tensor");
@@ -78,6 +87,4 @@ SM_LIBRARY(schemas, nullptr) {
         "Tensor, Tensor, Tensor)");
     m.def("temporal_basis(Tensor known, Tensor filters, int tokens) -> Tensor");
     m.def("temporal_basis_backward(Tensor grad, Tensor known, Tensor filters, int tokens) -> (Tensor, Tensor)");
-    m.def("write(Tensor x, Tensor y, Tensor post, Tensor res) -> Tensor");
-    m.def("write_backward(Tensor grad, Tensor x, Tensor y, Tensor post, Tensor res) -> (Tensor, Tensor, Tensor, Tensor)");
 }

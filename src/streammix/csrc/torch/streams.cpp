@@ -1,68 +1,31 @@
 // The CPU kernels of the operators on streams: reading, writing, and a site's coefficients.
 
 #include <algorithm>
-#include <memory>
 #include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
 
-#include "torch/tensors.h"
+#include "torch/tokens.h"
 
 namespace streammix {
 namespace {
 
-constexpr int64_t elements_a_thread = 32768;  // of the state: below this, waking another thread costs more than it saves
-
-constexpr int64_t beyond_last_cache = int64_t(32) << 20;  // bytes; a thread's share of a last-level cache is less
-
-bool large(const Tensor& t) { return t.numel() * element_size(t) >= beyond_last_cache; }
-
-struct Tokens {
-    Streams streams;
-    int64_t count, lead;  // lead: dimensions before the streams'
-
-    explicit Tokens(const Tensor& x) : streams{dtype_of(x), 0, 0}, count(1), lead(x.dim() - 2) {
-        SM_CHECK(lead >= 0, "streammix: streams are (..., n, C)");
-        const int64_t n = x.size(lead);
-        SM_CHECK(n >= 1 && n <= largest_n, "streammix: the CPU backend takes 1 to ", largest_n, " streams");
-        streams.n = static_cast<int>(n);
-        streams.C = x.size(lead + 1);
-        for (int64_t k = 0; k < lead; ++k) count *= x.size(k);
-    }
-
-    int64_t grain() const { return 1 + elements_a_thread / std::max<int64_t>(1, streams.n * streams.C); }
-
-    // Contiguous, of the leading shape and then `last`; coefficients are of the computing type.
-    Tensor state(const Tensor& t, const char* name, std::initializer_list<int64_t> last) const { return checked(t, name, last, streams.dtype); }
-    Tensor coefficient(const Tensor& t, const char* name, std::initializer_list<int64_t> last) const { return checked(t, name, last, computing()); }
-
-private:
-    DType computing() const { return streams.dtype == DType::float64 ? DType::float64 : DType::float32; }
-
-    Tensor checked(const Tensor& t, const char* name, std::initializer_list<int64_t> last, DType dtype) const {
-        int64_t elements = count;
-        for (int64_t size : last) elements *= size;
-        SM_CHECK(t.numel() == elements && dtype_of(t) == dtype, "streammix: ", name, " does not match the streams in shape or dtype");
-        return as_contiguous(t);
-    }
-};
-
 // ---------------------------------------------------------------------------------------------------------- read and write
-Tensor read(const Tensor& x, const Tensor& pre) {
-    const Tokens tokens(x);
-    const auto [s, count, lead] = tokens;
+Tensor read(const Tensor& x, const Tensor& pre, int64_t dim) {
+    const Tokens tokens(x, dim);
+    const Streams s = tokens.streams;
     const Tensor X = as_contiguous(x), P = tokens.coefficient(pre, "pre", {s.n});
-    Tensor u = new_tensor(x, x, lead, {s.C});
+    Tensor u = without_streams(x, dim);
     const void *from = X.const_data_ptr(), *weights = P.const_data_ptr();
     void* to = u.mutable_data_ptr();
     const Kernels& k = kernels();
-    for_batch(count, tokens.grain(), [&, s = s](int64_t begin, int64_t end) { k.read(s, from, weights, to, begin, end); });
+    for_batch(tokens.count, tokens.grain(), [&](int64_t begin, int64_t end) { k.read(s, from, weights, to, begin, end); });
     return u;
 }
 
-std::tuple<Tensor, Tensor> read_backward(const Tensor& grad, const Tensor& x, const Tensor& pre) {
-    const Tokens tokens(x);
+std::tuple<Tensor, Tensor> read_backward(const Tensor& grad, const Tensor& x, const Tensor& pre, int64_t dim) {
+    const Tokens tokens(x, dim);
     const Streams s = tokens.streams;
     const Tensor X = as_contiguous(x), P = tokens.coefficient(pre, "pre", {s.n}), G = tokens.state(grad, "grad", {s.C});
     Tensor dx = new_like(x), dpre = new_like(P);
@@ -87,8 +50,8 @@ struct Written {
     }
 };
 
-Tensor write(const Tensor& x, const Tensor& y, const Tensor& post, const Tensor& res) {
-    const Tokens tokens(x);
+Tensor write(const Tensor& x, const Tensor& y, const Tensor& post, const Tensor& res, int64_t dim) {
+    const Tokens tokens(x, dim);
     const Written in(tokens, x, y, post, res);
     Tensor out = new_like(x);
     const Write w = in.to(out);
@@ -116,8 +79,9 @@ struct WriteGradients {
     }
 };
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> write_backward(const Tensor& grad, const Tensor& x, const Tensor& y, const Tensor& post, const Tensor& res) {
-    const Tokens tokens(x);
+std::tuple<Tensor, Tensor, Tensor, Tensor> write_backward(const Tensor& grad, const Tensor& x, const Tensor& y, const Tensor& post, const Tensor& res,
+                                                          int64_t dim) {
+    const Tokens tokens(x, dim);
     const Written in(tokens, x, y, post, res);
     const Tensor G = tokens.state(grad, "grad", {tokens.streams.n, tokens.streams.C});
     WriteGradients d(in);
@@ -128,23 +92,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> write_backward(const Tensor& grad, co
 }
 
 // ------------------------------------------------------------------------------------------------------- a site's coefficients
-Activation activation(int64_t code) {
-    SM_CHECK(code >= 0 && code <= 2, "streammix: an activation is 0 (linear), 1 (sigmoid) or 2 (twice sigmoid)");
-    return static_cast<Activation>(code);
-}
-
-int64_t size_of_number(const Tokens& tokens) { return tokens.streams.dtype == DType::float64 ? sizeof(double) : sizeof(float); }
-
-// Memory to work in, uninitialised
-class Buffer {
-    std::unique_ptr<char[]> p;
-
-public:
-    Buffer() = default;
-    explicit Buffer(int64_t bytes) : p(new char[bytes]) {}
-    char* get() const { return p.get(); }
-};
-
 // phi, gates and biases; gates spread over the rows they scale: reads, writes, mix. One gate fewer: `mix_gate` stands for the last.
 struct Generators {
     Tensor weight, bias;
@@ -296,28 +243,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> next_site(const Tensor& x, const Tens
         k.birkhoff(m, H, H, begin, end, tol.value_or(0));
     });
     return {state, u, next_post, next_res};
-}
-
-// Gradients of parameters are sums over tokens: every range of tokens adds up its own, and those are added in order.
-// run(begin, end, sums) with room for `numbers` zeros of the computing type
-template <class Run>
-void summed_over_ranges(const Tokens& tokens, bool wide, int64_t numbers, void* total, const Run& run) {
-    const auto typed = [&]<class F>(F) {
-        const int64_t ranges = std::max<int64_t>(1, std::min<int64_t>(num_threads(), tokens.count / tokens.grain()));
-        std::unique_ptr<F[]> others(new F[(ranges - 1) * numbers]);
-        F* sum = static_cast<F*>(total);
-        const auto one = [&](int64_t range) {
-            F* own = range ? others.get() + (range - 1) * numbers : sum;
-            std::fill(own, own + numbers, F(0));
-            run(tokens.count * range / ranges, tokens.count * (range + 1) / ranges, static_cast<void*>(own));
-        };
-        for_batch(ranges, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t range = begin; range < end; ++range) one(range);
-        });
-        for (int64_t range = 1; range < ranges; ++range)
-            for (int64_t i = 0; i < numbers; ++i) sum[i] += others[(range - 1) * numbers + i];
-    };
-    wide ? typed(double()) : typed(float());
 }
 
 // dweight (in blocks), dscale and dbias of a range lie one after the other.

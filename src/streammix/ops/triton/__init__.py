@@ -49,6 +49,8 @@ KERNELS = {
     "write_carried_site": "launch_sites",
     "write_carried_site_backward": "launch_sites",
     "next_site": "launch_sites",
+    "rows_site_read": "launch_rows",
+    "rows_site_read_backward": "launch_rows",
 }
 _installed = find_spec("triton") is not None
 

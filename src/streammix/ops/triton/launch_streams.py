@@ -14,6 +14,7 @@ from ..eager import birkhoff as eager_birkhoff
 from ..eager import site as eager_site
 from ..eager import streams as eager_streams
 from ..eager.mixed_site import MixingRule
+from ..eager.streams import moved_back, next_to_channels
 from . import site, site_backward
 from .launch import FAST, FUSED, HIP, INTERPRETED, finish_birkhoff, generation, on_device_of, thread_step
 
@@ -152,7 +153,8 @@ def _no_logits(anything: Tensor) -> tuple[Any, ...]:
     return anything, anything, 0.0, 0, 0, 0.0, 1.0, 0.0
 
 
-def read(x: Tensor, pre: Tensor) -> Tensor:
+def read(x: Tensor, pre: Tensor, dim: int = -2) -> Tensor:
+    x = next_to_channels(x, dim)
     n, C = x.shape[-2:]
     if not serves(n):
         return eager_streams.read(x, pre)
@@ -169,7 +171,10 @@ def read(x: Tensor, pre: Tensor) -> Tensor:
     return u
 
 
-def read_backward(grad: Tensor, x: Tensor, pre: Tensor) -> tuple[Tensor, Tensor]:
+def read_backward(grad: Tensor, x: Tensor, pre: Tensor, dim: int = -2) -> tuple[Tensor, Tensor]:
+    if dim != -2:
+        dx, dpre = read_backward(grad, next_to_channels(x, dim), pre)
+        return moved_back(dx, dim), dpre
     n, C = x.shape[-2:]
     if not serves(n) or x.numel() == 0:
         return eager_streams.read_backward(grad, x, pre)
@@ -190,7 +195,9 @@ def read_backward(grad: Tensor, x: Tensor, pre: Tensor) -> tuple[Tensor, Tensor]
     return dx.view(x.shape), dpre.to(pre.dtype)
 
 
-def write(x: Tensor, y: Tensor, post: Tensor, res: Tensor) -> Tensor:
+def write(x: Tensor, y: Tensor, post: Tensor, res: Tensor, dim: int = -2) -> Tensor:
+    if dim != -2:
+        return moved_back(write(next_to_channels(x, dim), y, post, res), dim)
     if not serves(x.shape[-2]):
         return eager_streams.write(x, y, post, res)
     made = Pass1(by_token(x, 2), None, (by_token(y, 1), by_token(post, 1), by_token(res, 2)))
@@ -198,8 +205,12 @@ def write(x: Tensor, y: Tensor, post: Tensor, res: Tensor) -> Tensor:
 
 
 def write_backward(
-    grad: Tensor, x: Tensor, y: Tensor, post: Tensor, res: Tensor
+    grad: Tensor, x: Tensor, y: Tensor, post: Tensor, res: Tensor, dim: int = -2
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if dim != -2:
+        states = next_to_channels(grad, dim), next_to_channels(x, dim)
+        dx, dy, dpost, dres = write_backward(*states, y, post, res)
+        return moved_back(dx, dim), dy, dpost, dres
     n, C = x.shape[-2:]
     if not serves(n) or x.numel() == 0:
         return eager_streams.write_backward(grad, x, y, post, res)
