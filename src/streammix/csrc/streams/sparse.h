@@ -37,7 +37,7 @@ SM_FN void copy_others(Sparse s, const M* x, const int64_t* index, M* out) {
 
 template <class V, class M>
 [[gnu::noinline]] void sparse_read_token(Sparse s, const M* x, const Scalar<V>* pre, const int64_t* index, M* u, M* active) {
-    read_token<0, V>(x, pre, u, s.n, s.C);
+    read_token<0, V>(x, pre, u, s.n, s.C, s.C);
     for (int i = 0; i < s.k; ++i) memcpy(active + i * s.C, x + index[i] * s.C, s.C * sizeof(M));
 }
 

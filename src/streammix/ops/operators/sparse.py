@@ -23,7 +23,7 @@ def _read_backward(ops: Operators, ctx: Any, du: Tensor, da: Tensor) -> Any:
 def _read_tangent(ops: Operators, inputs: tuple[Any, ...], outputs: Any, tangents: tuple[Any, ...]) -> Any:
     (x, pre, index), (dx, dpre, _) = inputs, tangents
     du, da = ops.sparse_read(dx, pre, index)
-    return du + ops.read(x, dpre), da
+    return du + ops.read(x, dpre, -2), da
 
 
 def _read_double_backward(ops: Operators, ctx: Any, ddx: Tensor, ddpre: Tensor) -> Any:
