@@ -209,9 +209,10 @@ def test_finished_shards_are_not_made_again(tmp_path: Path, monkeypatch: pytest.
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', r"a\.jsonl, byte 14: not valid JSON"),
         ("a.jsonl", b'{"body": "a"}\n', r"a\.jsonl, byte 0: no text under 'text' \(there: body\); --field"),
         ("a.jsonl", b'["a"]\n', r"a\.jsonl, byte 0: no text under 'text' \(there: list\)"),
-        ("a.jsonl.gz", gzip.compress(jsonl(STORIES))[:-300], r"a\.jsonl\.gz: not whole gzip data"),
-        ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz: not whole gzip data"),
+        ("a.jsonl.gz", gzip.compress(jsonl(STORIES))[:-300], r"a\.jsonl\.gz: not whole gz data"),
+        ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz: not whole gz data"),
         ("a.jsonl.zst", b"no zstd", r"a\.jsonl\.zst: not whole zst data"),
+        ("a.jsonl", b'{"text": "\\ud800"}\n', r"a\.jsonl, byte 0: not text \(half of a surrogate pair\)"),
         ("a.parquet", b"PAR1 no", r"a\.parquet: not a whole Parquet file"),
         ("a.parquet.gz", b"", r"a\.parquet\.gz: Parquet compresses itself"),
     ],
@@ -222,6 +223,17 @@ def test_what_is_no_text_is_refused_by_name(name: str, content: bytes, message: 
         make_shards([tmp_path / name], tmp_path / "out")
     assert not (tmp_path / "out" / "index.json").exists()
     assert not list((tmp_path / "out").glob("shards/*"))
+
+
+def test_a_cut_zstandard_file_is_not_taken_for_a_short_one(tmp_path: Path) -> None:
+    compressor = pytest.importorskip("zstandard").ZstdCompressor()
+    content = compressor.compress(b"some words\n" * 9000)
+    (tmp_path / "a.txt.zst").write_bytes(content + content)
+    assert sum(make_shards([tmp_path / "a.txt.zst"], tmp_path / "out").bytes) == 2 * 11 * 9000
+    for size in (len(content) + 5, len(content) - 3, 2 * len(content) - 1):
+        (tmp_path / "b.txt.zst").write_bytes((content + content)[:size])
+        with pytest.raises(LabError, match=r"b\.txt\.zst: not whole zst data"):
+            make_shards([tmp_path / "b.txt.zst"], tmp_path / "other")
 
 
 def test_another_tokenizer_does_not_get_into_the_same_folder(tokenizer: Path, tmp_path: Path) -> None:

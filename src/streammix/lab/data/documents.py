@@ -98,18 +98,48 @@ def reading(path: Path, packed: str) -> Iterator[BinaryIO]:
             if packed == ".gz":
                 yield cast("BinaryIO", gzip.GzipFile(fileobj=raw))
             elif packed == ".zst":
-                zstandard = needed("zstandard")
-                yield io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
+                yield cast("BinaryIO", io.BufferedReader(Frames(raw), 1 << 20))
             else:
                 yield raw
     except (EOFError, gzip.BadGzipFile) as error:
-        raise LabError(f"{path}: not whole gzip data ({error})") from None
+        raise LabError(f"{path}: not whole {packed[1:]} data ({error})") from None
     except OSError as error:
         raise LabError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:
         if type(error).__module__.startswith(("zstd", "zlib")) or type(error).__name__ in ("ZstdError", "error"):
             raise LabError(f"{path}: not whole {packed[1:]} data ({error})") from None
         raise
+
+
+class Frames(io.RawIOBase):
+    """Zstandard frames, decompressed; the package's own reader takes a file that is cut for one that ends.
+
+    Raises:
+        EOFError: the last frame is not whole.
+    """
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self.raw, self.make = raw, needed("zstandard").ZstdDecompressor().decompressobj
+        self.frame: Any = None
+        self.rest, self.ready = b"", memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self.ready:
+            self.rest = self.rest or self.raw.read(1 << 20)
+            if not self.rest:
+                if self.frame is not None:
+                    raise EOFError("the last frame is cut")
+                return 0
+            self.frame = self.frame or self.make()
+            self.ready, self.rest = memoryview(self.frame.decompress(self.rest)), b""
+            if self.frame.eof:
+                self.rest, self.frame = self.frame.unused_data, None
+        count = min(len(buffer), len(self.ready))
+        buffer[:count], self.ready = self.ready[:count], self.ready[count:]
+        return count
 
 
 def of_json(line: bytes, field: str, where: str) -> str:
@@ -172,6 +202,10 @@ def as_text(line: bytes, where: str) -> str:
 def checked_text(text: str, where: str) -> str:
     if "\0" in text:
         raise LabError(f"{where}: not text (a zero byte)")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise LabError(f"{where}: not text (half of a surrogate pair)") from None
     return text
 
 
