@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from streammix.lab.experiment import process
-from streammix.lab.experiment.reading import read_experiment
-from streammix.lab.experiment.running import run_experiment
+from coordinators import coordinate
 
 TOML = """
 title = "Tiny"
@@ -42,21 +39,6 @@ def toml(text: Path) -> Path:
     return path
 
 
-def coordinate(toml: Path, out: Path, said: Path, options: dict[str, Any]) -> None:
-    """Run an experiment in this process, whose runs are forked from it, and write what is told to `said`."""
-    process.context = lambda: multiprocessing.get_context("fork")  # type: ignore[assignment,return-value]
-
-    def tell(line: str) -> None:
-        with said.open("a") as file:
-            file.write(line + "\n")
-
-    try:
-        run_experiment(read_experiment(toml), out, tell=tell, **options)
-    except Exception as error:
-        tell(f"{type(error).__name__}: {error}")
-        raise SystemExit(2) from None
-
-
 @pytest.fixture(scope="session")
 def server() -> ForkServerContext:
     """Forks of a process that has imported all this once."""
@@ -74,7 +56,7 @@ def coordinator(toml: Path, tmp_path: Path, cache: Path, server: ForkServerConte
 
     def start(out: Path, file: Path = toml, **options: Any) -> Any:
         said = tmp_path / f"said-{len(started)}"
-        begun = server.Process(target=with_cache, args=(str(cache), file, out, said, options), daemon=False)
+        begun = server.Process(target=coordinate, args=(str(cache), file, out, said, options), daemon=False)
         begun.start()
         begun.said = said
         started.append(begun)
@@ -84,10 +66,3 @@ def coordinator(toml: Path, tmp_path: Path, cache: Path, server: ForkServerConte
     for one in started:
         one.kill()
         one.join()
-
-
-def with_cache(cache: str, *arguments: Any) -> None:
-    import os
-
-    os.environ["STREAMMIX_CACHE"] = cache
-    coordinate(*arguments)
