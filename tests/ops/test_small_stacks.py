@@ -7,6 +7,7 @@ import pytest
 
 SCRIPT = """
 import sys, threading, torch, streammix as sm
+from streammix.compat.hyper_connections import HyperConnections
 n, dtype = int(sys.argv[1]), getattr(torch, sys.argv[2])
 torch.manual_seed(0)
 failed = []
@@ -32,6 +33,9 @@ def work():
             stack = sm.Stack([torch.nn.Tanh(), torch.nn.Tanh()], 40, n, recipe).to(dtype)
             stack(torch.randn(30, 40, dtype=dtype, requires_grad=True)).float().square().sum().backward()
         stack = sm.Stack([torch.nn.Tanh(), torch.nn.Tanh()], 40, n).to(dtype)
+        stack(torch.randn(30, 40, dtype=dtype, requires_grad=True)).float().square().sum().backward()
+        rows = HyperConnections(n, dim=40, branch=torch.nn.Tanh(), layer_index=0)
+        rows(torch.randn(2 * n, 20, 40, dtype=dtype, requires_grad=True)).float().square().sum().backward()
         with torch.inference_mode():
             stack(torch.randn(1, 40, dtype=dtype))
     except BaseException as error:
