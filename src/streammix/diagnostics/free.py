@@ -61,7 +61,7 @@ class Prediction(NamedTuple):
         return torch.where(levels <= self.zeros, 0, found)
 
 
-def free_product(spectra: Sequence[Float[Tensor, " k"]]) -> Prediction:
+def free_product(spectra: Sequence[Float[Tensor, " _"]]) -> Prediction:
     """The distribution of the singular values of H_L ··· H_1 if the factors are free, see the module.
 
         predicted = sm.diagnostics.free_product([site.mean(0) for site in spectra]).quantiles(4)
@@ -115,7 +115,7 @@ class Factors(NamedTuple):
     """The largest weight at t = 0, which is the product's too."""
 
     @classmethod
-    def of(cls, points: Sequence[Float[Tensor, " k"]]) -> "Factors":
+    def of(cls, points: Sequence[Float[Tensor, " _"]]) -> "Factors":
         def rows(several: Sequence[Tensor]) -> Tensor:
             return torch.nn.utils.rnn.pad_sequence(list(several), batch_first=True)[:, None]
 
@@ -179,14 +179,28 @@ class Factors(NamedTuple):
         return (low + high) / 2
 
     def psi(self, log_radius: Float[Tensor, " points"], angle: float) -> Complex[Tensor, " points"]:
-        """ψ(z) of the product at z = exp(log_radius + i angle), followed there from the negative axis."""
+        """ψ(z) of the product at z = exp(log_radius + i angle), followed there from the negative axis.
+
+        Where steps were too wide to stay on the way, narrower ones are tried.
+        """
+        error = math.nan
+        for turns in (TURNS, 4 * TURNS, 16 * TURNS):
+            w, error = self.followed(log_radius, angle, turns)
+            if error < TOLERANCE:
+                return w
+        raise ArithmeticError(f"free_product: Newton's method left an error of {error:.1e} (allowed: {TOLERANCE:g})")
+
+    def followed(
+        self, log_radius: Float[Tensor, " points"], angle: float, turns: int
+    ) -> tuple[Complex[Tensor, " points"], float]:
+        """ψ(z) by so many steps, and how far Newton's method was from it in the end."""
         start, log_u = self.on_the_negative_axis(log_radius)
         w, u = start.to(torch.complex128), -log_u.exp().to(torch.complex128)
-        repeats, error = self.total - 1, torch.inf
-        for turn in range(TURNS + 1):
-            turned = math.pi * (angle / math.pi) ** (turn / TURNS)
+        repeats, error = self.total - 1, math.inf
+        for turn in range(turns + 1):
+            turned = math.pi * (angle / math.pi) ** (turn / turns)
             target = torch.complex(log_radius, torch.full_like(log_radius, turned))
-            for _ in range(CORRECTIONS + 9 * (turn in (0, TURNS))):
+            for _ in range(CORRECTIONS + 9 * (turn in (0, turns))):
                 values, slopes = self.transform(u)
                 rest = w - values
                 gap = self.gap(u.log(), -(w / (1 + w)).log()) - target
@@ -194,11 +208,7 @@ class Factors(NamedTuple):
                 step = -(gap + (rest * by_w).sum(0)) / (by_w.sum(0) - repeats / (w * (1 + w)))
                 u, w = upper(u + (rest + step) / slopes), upper(w + step)
                 error = (gap.abs() + (rest / (1 + w)).abs().amax(0)).max().item()
-        if not error < TOLERANCE:
-            raise ArithmeticError(
-                f"free_product: Newton's method left an error of {error:.1e} (allowed: {TOLERANCE:g})"
-            )
-        return w
+        return w, error
 
 
 def upper(z: Complex[Tensor, "..."]) -> Complex[Tensor, "..."]:
@@ -206,7 +216,7 @@ def upper(z: Complex[Tensor, "..."]) -> Complex[Tensor, "..."]:
     return torch.complex(z.real, z.imag.abs())
 
 
-def checked(name: str, values: Tensor) -> Float[Tensor, " k"]:
+def checked(name: str, values: Tensor) -> Float[Tensor, " _"]:
     check_floating(name, values)
     if values.ndim != 1 or not len(values):
         raise ValueError(f"{name}: got shape {tuple(values.shape)}; accepted: (k,) with k >= 1")
