@@ -169,7 +169,7 @@ def test_writes_figures_and_plot(tmp_path, capsys, monkeypatch):
         ({"options": {"batch": (8,)}}, "--batch: suite 'site' does not take it; accepted there: --n, --dim, --turns"),
         ({"options": {"dim": (31,)}}, "--dim: got 31; accepted: even integers >= 2"),
         ({"options": {"turns": 0}}, "--n and --turns take integers >= 1"),
-        ({"only": ["speed"]}, "--only: there is no part 'speed'; accepted: streams, site, step"),
+        ({"only": ["speed"]}, "--only: there is no part 'speed'; accepted: streams, site, recipes, step"),
         (
             {"only": ["memory"], "plot_path": "x.svg"},
             "--only leaves no part that has a picture; those are streams",

@@ -71,10 +71,12 @@ def test_the_stages_one_after_the_other_are_the_whole_stack(recipe: str, stages:
     x = torch.randn(2, 5, DIM)
     state: Any = (x,)
     for part in parts:
+        if not part.rule.first:
+            assert tuple(t.shape for t in state) == part.state_shapes(2, 5)
         out = part(*state)
         state = out if isinstance(out, tuple) else (out,)
         if not part.rule.last:
-            assert tuple(t.shape for t in state) == part.state_shapes(2, 5)
+            assert tuple(t.shape for t in state) == part.sent_shapes(2, 5)
     torch.testing.assert_close(state[0], whole(x))
     torch.testing.assert_close(state[0].sum(), whole(x).sum())
 

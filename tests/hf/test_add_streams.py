@@ -241,7 +241,7 @@ def test_what_cannot_be_moved_over(seed):
     untouched(llama, 0, match=r"streams: got 0; accepted: integers >= 1")
     untouched(llama, recipe="mch", match=r"recipe: none is called 'mch'")
     untouched(llama, recipe="deepseek-v4", match=r"recipe: got 'deepseek-v4', which does not start as the plain")
-    untouched(llama, recipe="xhc", match=r"recipe: got 'xhc', whose connection is 'sparse'; accepted: hyper, frac")
+    untouched(llama, recipe="xhc", match=r"recipe: got 'xhc', whose connection is 'sparse'; accepted: hyper, eq")
     bert = transformers.BertModel(transformers.BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
     untouched(bert, match=r"model: got one of type 'bert', whose layers are not known here; accepted: gemma, gemma2")
     shared = PLAIN["llama"]()

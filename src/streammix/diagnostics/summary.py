@@ -147,7 +147,7 @@ def thinned(site: Site, tokens: int | None) -> Site:
         return site
     at = torch.arange(tokens, device=site.res.device) * count // tokens
     state, logits = (None if t is None else t[at] for t in (site.state, site.logits))
-    return Site(site.name, site.pre[at], site.post[at], site.res[at], state, logits)
+    return Site(site.name, site.pre[at], site.post[at], site.res[at], state=state, logits=logits)
 
 
 def rows(values: Iterable[Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .._checks import check_integer
 from ..layers import Connection, Stack, fused
-from ..layers.connections import SinglePassConnection, State
+from ..layers.connections import State
 from ..layers.keywords import accepted, divided
 
 
@@ -99,9 +99,9 @@ class StackStage(nn.Module):
         stack: the whole Stack. Not changed.
         rule: one of `stage_rules`, with as many sites.
 
-    Call: part(*state, args=(), **kwargs) -> state. A state is one tensor, or two where the wiring carries read weights:
-    then the stage returns a tuple of two, as torch.distributed.pipelining sends it. args and kwargs go to the branches
-    as Stack's do. What a branch returns beside its first output is dropped.
+    Call: part(*state, args=(), **kwargs) -> state. A state is one tensor, or several where the wiring carries weights
+    or outputs: then the stage returns a tuple, as torch.distributed.pipelining sends it. args and kwargs go to the
+    branches as Stack's do. What a branch returns beside its first output is dropped.
 
     Raises:
         TypeError: stack is no Stack. At the call: another number of tensors.
@@ -122,6 +122,8 @@ class StackStage(nn.Module):
         self.dim, self.streams, self.channel_dim = stack.dim, stack.streams, stack.channel_dim
         self.keywords = [accepted(site.branch) for site in stack]
         self.sites = nn.ModuleDict({str(site): stack[site] for site in rule.sites})
+        self.taken_sizes = stack[rule.sites.start].state_sizes()
+        self.sent_sizes = () if rule.last else stack[rule.sites.stop].state_sizes()
         if rule.last:
             self.collapse = stack.collapse
 
@@ -131,11 +133,13 @@ class StackStage(nn.Module):
         return [site for site in self.sites.values() if isinstance(site, Connection)]
 
     def state_shapes(self, *leading: int) -> tuple[torch.Size, ...]:
-        """The shapes of what passes to and from this stage, for tokens of these leading dimensions: one tensor, or two
-        where the wiring carries read weights. For buffers; torch.distributed.pipelining finds them out by itself."""
-        site = self.connections[0]
-        streams = torch.Size((*leading, *site.rows))
-        return (streams, streams[:-1]) if isinstance(site, SinglePassConnection) else (streams,)
+        """The shapes of a state before this stage's first site, for tokens of these leading dimensions: what the stage
+        before sends. For buffers; torch.distributed.pipelining finds them out by itself."""
+        return tuple(torch.Size((*leading, *sizes)) for sizes in self.taken_sizes)
+
+    def sent_shapes(self, *leading: int) -> tuple[torch.Size, ...]:
+        """The shapes of the state that this stage sends on; none of the last stage."""
+        return tuple(torch.Size((*leading, *sizes)) for sizes in self.sent_sizes)
 
     def forward(self, *state: Tensor, args: tuple[Any, ...] = (), **kwargs: Any) -> Any:
         out = self.run(self.begin(*state) if self.rule.first else self.taken(state), args, kwargs)
@@ -149,17 +153,16 @@ class StackStage(nn.Module):
 
     def taken(self, state: tuple[Tensor, ...]) -> State:
         """The state that the stage before sent."""
-        site = self.connections[0]
-        carried = isinstance(site, SinglePassConnection)
-        if len(state) != 1 + carried:
-            raise TypeError(f"state: got {len(state)} tensors; stage {self.rule.index} accepts {1 + carried}")
-        if state[0].shape[-2:] != site.rows:
-            rows, width = site.rows
-            raise ValueError(
-                f"state: got shape {tuple(state[0].shape)}; stage {self.rule.index} accepts streams (..., {rows},"
-                f" {width}), which stage 0 begins"
-            )
-        return (state[0], state[1]) if carried else state[0]
+        accepted = self.taken_sizes
+        if len(state) != len(accepted):
+            raise TypeError(f"state: got {len(state)} tensors; stage {self.rule.index} accepts {len(accepted)}")
+        for part, sizes in zip(state, accepted):
+            if part.shape[-len(sizes) :] != sizes:
+                raise ValueError(
+                    f"state: got shape {tuple(part.shape)}; stage {self.rule.index} accepts streams (...,"
+                    f" {', '.join(map(str, sizes))}), which stage 0 begins"
+                )
+        return state if len(state) > 1 or self.connections[0].carries else state[0]
 
     def run(self, state: State, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> State:
         """This stage's sites in order, fused where the whole stack fuses them."""

@@ -63,6 +63,7 @@ def train(
     scale = scale or Scale()
     with joined(config, scale) as team, cpu_threads(config.threads), contextlib.ExitStack() as held:
         corpus = opened(team, config)
+        config = text.with_vocabulary(config, corpus)
         scale.check(config, team.world, len(corpus.train))
         described = state.described_model(config)
         # Before anything is written, because it may refuse the recipe.
@@ -121,7 +122,7 @@ def train(
             team.ask_first(log.check)
 
         def write_summary() -> dict[str, Any]:
-            summary = summarize(run, described, config, counters)
+            summary = summarize(run, described, config, counters, corpus)
             summary |= {"parallel": scale.parallel, "processes": team.world}
             write_json(run / "summary.json", summary)
             return summary

@@ -131,8 +131,7 @@ def train(config: Config, run: Path, *, resume: bool = False, console: Console |
                 if interrupted() and step < config.steps:
                     raise Interrupted(f"stopped after step {step} of {config.steps}, checkpoint written")
 
-        summary = summarize(run, model, config, counters)
-        summary["bits_per_byte"] = summary["val_loss"] * corpus.tokens_per_byte / math.log(2)
+        summary = summarize(run, model, config, counters, corpus)
         write_json(run / "summary.json", summary)
         return summary
 
@@ -190,7 +189,7 @@ def in_passes(batch: text.Windows, config: Config, device: torch.device) -> Iter
     return zip(*parts)
 
 
-def summarize(run: Path, model: GPT, config: Config, counters: dict[str, Any]) -> dict[str, Any]:
+def summarize(run: Path, model: GPT, config: Config, counters: dict[str, Any], corpus: text.Corpus) -> dict[str, Any]:
     """The run in a dozen numbers.
 
     train_loss is the mean over the last twentieth of the steps, tokens_per_s the median step's: neither the first steps
@@ -202,6 +201,7 @@ def summarize(run: Path, model: GPT, config: Config, counters: dict[str, Any]) -
         raise LabError(f"{run}: its measurements are gone (metrics.jsonl); the checkpoints hold the trained model")
     grad_norms = [record["grad_norm"] for record in training]
     names = dict(model.named_parameters())
+    val_loss = [record["loss"] for record in records if record["kind"] == "val"][-1]
     return {
         "recipe": config.recipe,
         "streams": model.streams,
@@ -209,7 +209,8 @@ def summarize(run: Path, model: GPT, config: Config, counters: dict[str, Any]) -
         "tokens": config.steps * config.batch * config.context,
         "parameters": sum(p.numel() for p in names.values()),
         "connection_parameters": sum(p.numel() for name, p in names.items() if model.is_connection(name)),
-        "val_loss": [record["loss"] for record in records if record["kind"] == "val"][-1],
+        "val_loss": val_loss,
+        "bits_per_byte": val_loss * corpus.tokens_per_byte / math.log(2),
         "train_loss": statistics.fmean(record["loss"] for record in training[-max(1, config.steps // 20) :]),
         "grad_norm_median": statistics.median(grad_norms),
         "grad_norm_last": grad_norms[-1],

@@ -174,6 +174,10 @@ class Connection(nn.Module):
         manifold: Any = self.manifold
         return cast("Guarantees", manifold.guarantees)
 
+    def state_sizes(self) -> tuple[tuple[int, ...], ...]:
+        """The last sizes of each tensor in a state before this site, those of the tokens left out."""
+        return (self.rows,)
+
     @property
     def fuses(self) -> bool:
         """Whether this site's write may be one operator with the next site's read, see layers/fused.py."""

@@ -77,6 +77,9 @@ class DenseConnection(
         self.norm = Gain(self.dim, self.recipe.norm_eps, 1.0) if norms and self.opens else None
         self.after = Gain(self.dim, self.recipe.norm_eps, AFTER, self.ways) if norms and sums else None
 
+    def state_sizes(self) -> tuple[tuple[int, ...], ...]:
+        return ((self.dim,),) * self.sources
+
     def begin(self, x: Float[Tensor, "*batch C"]) -> State:
         check_width(x, self.dim)
         return (x,)

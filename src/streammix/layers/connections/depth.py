@@ -52,6 +52,9 @@ class DepthConnection(
         self.sources = 1 + -(-self.site // self.block)
         self.logits: nn.Module = query(self.recipe, self.dim) if self.sources > 1 else nn.Identity()
 
+    def state_sizes(self) -> tuple[tuple[int, ...], ...]:
+        return ((self.dim,),) * self.sources
+
     def begin(self, x: Float[Tensor, "*batch C"]) -> State:
         check_width(x, self.dim)
         return (x,)

@@ -106,6 +106,9 @@ class GroupedConnection(
         read, write = read.unflatten(-1, rows), write.unflatten(-1, rows)
         return torch.cat([read_weights(self.recipe, read), activate(self.recipe.write, write)], -1)
 
+    def state_sizes(self) -> tuple[tuple[int, ...], ...]:
+        return (self.rows,) if self.place == 0 else (self.rows, (self.rows_made, 2 * self.streams))
+
     def maps(self, x: Tensor, *carried: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.own(self.weights(x, carried))
 

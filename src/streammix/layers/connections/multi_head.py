@@ -67,6 +67,9 @@ class MultiHeadConnection(
     def rows(self) -> tuple[int, int]:
         return self.streams, self.width
 
+    def state_sizes(self) -> tuple[tuple[int, ...], ...]:
+        return ((self.heads, *self.rows),)
+
     def check(self, x: Tensor) -> None:
         shape = (self.heads, *self.rows)
         if x.ndim < 3 or x.shape[-3:] != shape:

@@ -57,6 +57,9 @@ class SinglePassConnection(
         following, post, res = self.coefficients(x)
         return self.read(x, pre), lambda y: (self.write(x, y, post, res), following)
 
+    def state_sizes(self) -> tuple[tuple[int, ...], ...]:
+        return self.rows, (self.streams,)
+
     def maps(self, x: Tensor, *carried: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         _, post, res = self.coefficients(x)
         return carried[0], post, res
