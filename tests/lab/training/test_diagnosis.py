@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,15 +107,15 @@ def test_a_diverged_run_names_site_and_step_and_keeps_what_there_is(
 ) -> None:
     """From step 7 on the branch of site 3 returns a NaN."""
     config, run, steps = Config(**tiny | {"recipe": "mhc", "diagnose_every": 5}), tmp_path / "run", []
-    batch_loss = training.batch_loss
+    shares = training.shares
 
-    def failing(model: GPT, *args: Any) -> torch.Tensor:
+    def failing(model: GPT, *args: Any) -> Iterator[torch.Tensor]:
         steps.append(args[2])
         if args[2] == 7:
             model.stack[2].branch.out.register_forward_hook(lambda module, inputs, out: out * math.nan)
-        return batch_loss(model, *args)
+        return shares(model, *args)
 
-    monkeypatch.setattr(training, "batch_loss", failing)
+    monkeypatch.setattr(training, "shares", failing)
     with pytest.raises(
         Diverged, match=r"loss nan, .* at step 7; .*first not finite: the branch's output at site 3 \("
     ) as error:
@@ -130,7 +131,7 @@ def test_a_diverged_run_names_site_and_step_and_keeps_what_there_is(
     assert reason(run).startswith("diverged at step 7 with loss nan, first in the branch's output at site 3")
     assert not (run / "summary.json").exists()
 
-    monkeypatch.setattr(training, "batch_loss", batch_loss)
+    monkeypatch.setattr(training, "shares", shares)
     train(config, run, resume=True)
     assert not (run / divergence.NAME).exists()
     assert reason(run) == ""
