@@ -18,12 +18,16 @@ def test_native_and_plain(n, recursive, scaled, scale, seed):
     exact = operators[EAGER].chart(logits.double(), n, recursive, scaled)
     slope = operators[EAGER].chart_backward(G.double(), logits.double(), n, recursive, scaled)
     largest = slope.abs().amax(-1, keepdim=True)
-    # A choice's interval is known to eps of one, and logits of size 30 to 30 eps, which the scaled form multiplies.
-    for dtype, entry, gradient in ((torch.float64, 1e-14, 1e-10), (torch.float32, 1e-6, 1e-3)):
+    for dtype, entry, gradient in ((torch.float64, 1e-14, 1e-10), (torch.float32, 1e-6, 1e-5)):
         ours = operators[DISPATCHED].chart(logits.to(dtype), n, recursive, scaled)
         torch.testing.assert_close(ours.double(), exact, rtol=0, atol=entry * n)
-        ours = operators[DISPATCHED].chart_backward(G.to(dtype), logits.to(dtype), n, recursive, scaled)
-        assert ((ours - slope).abs() <= gradient * largest.clamp(min=1e-3)).all()
+        ours, plain = (
+            operators[name].chart_backward(G.to(dtype), logits.to(dtype), n, recursive, scaled) for name in NAMESPACES
+        )
+        # A choice's interval is known to eps of one, and logits of size 30 to 30 eps, which the scaled form multiplies:
+        # in float32 the formula's own digits are lost before a kernel can lose any, in the worst matrix of the batch.
+        off, off_plain = (((D - slope).abs() / largest.clamp(min=1e-3)).max() for D in (ours, plain))
+        assert off <= gradient + 4 * off_plain
 
 
 @pytest.mark.parametrize("namespace", NAMESPACES)
