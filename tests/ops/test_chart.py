@@ -18,7 +18,7 @@ def test_native_and_plain(n, recursive, scaled, scale, seed):
     exact = operators[EAGER].chart(logits.double(), n, recursive, scaled)
     slope = operators[EAGER].chart_backward(G.double(), logits.double(), n, recursive, scaled)
     largest = slope.abs().amax(-1, keepdim=True)
-    for dtype, entry, gradient in ((torch.float64, 1e-14, 1e-10), (torch.float32, 1e-6, 1e-5)):
+    for dtype, entry, gradient in ((torch.float64, 1e-14, 1e-10), (torch.float32, 1e-6, 1e-3)):
         ours = operators[DISPATCHED].chart(logits.to(dtype), n, recursive, scaled)
         torch.testing.assert_close(ours.double(), exact, rtol=0, atol=entry * n)
         ours, plain = (

@@ -81,7 +81,7 @@ def test_native_equals_plain(n, C, dtype, seed):
 def test_one_pass_gives_the_same_bits_as_two(dtype, seed):
     s = Site((37,), 4, 100, 16, dtype)
     arguments = (*s.parameters, 0.0, EPS, *CODES)
-    state = native.write(*s.write)
+    state = native.write(*s.write, -2)
     fused = native.write_site_read(*s.write, *arguments)
     for a, b in zip(fused, (state, *native.site_read(state, *arguments)), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
@@ -141,7 +141,7 @@ def test_strides(strides, seed):
     arguments = (*s.parameters, 0.0, EPS, *CODES)
     for a, b in zip(native.site_read(x, *arguments), native.site_read(x.contiguous(), *arguments)):
         assert torch.equal(a, b)
-    assert torch.equal(native.write(x, *s.write[1:]), native.write(x.contiguous(), *s.write[1:]))
+    assert torch.equal(native.write(x, *s.write[1:], -2), native.write(x.contiguous(), *s.write[1:], -2))
 
 
 @pytest.mark.parametrize("ops", [native, plain], ids=["native", "plain"])
@@ -186,6 +186,6 @@ def test_wrong_shapes_are_named(seed):
         ((x, y, post, res[0]), "res"),
     ):
         with pytest.raises(RuntimeError, match=f"streammix: {name} does not match"):
-            native.write(*arguments)
+            native.write(*arguments, -2)
     with pytest.raises(RuntimeError, match="weight is"):
         native.site_read(x, s.weight[:7], *s.parameters[1:], 0.0, EPS, *CODES)
