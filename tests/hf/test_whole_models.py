@@ -28,7 +28,7 @@ def test_compile_of_a_whole_model(name, seed):
     torch._dynamo.reset()
     found, compiled = step(torch.compile(model, backend="aot_eager", fullgraph=True))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    assert compiled.keys() == gradients.keys()
+    assert compiled.keys() >= gradients.keys()
     largest = max(gradient.abs().max() for gradient in gradients.values())
-    for key, gradient in gradients.items():
-        assert (compiled[key] - gradient).abs().max() <= 1e-5 * largest, key
+    for key, gradient in compiled.items():  # zeros where the plain model leaves a parameter without a gradient
+        assert (gradient - gradients.get(key, torch.zeros(()))).abs().max() <= 1e-5 * largest, key
