@@ -145,9 +145,7 @@ def sinkhorn(
     return ops.sinkhorn(wide, rounds, rule).to(result)
 
 
-def read(
-    x: Float[Tensor, "*batch n C"], pre: Float[Tensor, "*#batch n"], *, dim: int = -2
-) -> Float[Tensor, "*batch C"]:
+def read(x: Float[Tensor, "..."], pre: Float[Tensor, "*#batch n"], *, dim: int = -2) -> Float[Tensor, "..."]:
     """Read the streams: u = sum_j pre[..., j] x[..., j, :]   (mHC Eq. 3, arXiv 2512.24880).
 
     Args:
@@ -173,13 +171,13 @@ def read(
 
 
 def write(
-    x: Float[Tensor, "*batch n C"],
-    y: Float[Tensor, "*#batch C"],
+    x: Float[Tensor, "..."],
+    y: Float[Tensor, "..."],
     post: Float[Tensor, "*#batch n"],
     res: Float[Tensor, "*#batch n n"],
     *,
     dim: int = -2,
-) -> Float[Tensor, "*batch n C"]:
+) -> Float[Tensor, "..."]:
     """Mix the streams and add a branch's output: out_i = sum_j res[..., i, j] x_j + post[..., i] y   (mHC Eq. 3).
 
     Args:

@@ -40,7 +40,7 @@ class WriteMultiplier(AtLeastFloat32):
         return f"start={self.start:g}, end={self.end:g}"
 
 
-def anneal_write_multiplier(model: nn.Module, progress: float) -> None:
+def anneal_write_multiplier(model: nn.Module, progress: float | int) -> None:
     """Bring every site's write multiplier to where it is after this part of the training (Motif 3, arXiv 2608.09119).
 
         multiplier = write_multiplier + progress (write_multiplier_end - write_multiplier)

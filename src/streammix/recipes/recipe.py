@@ -124,7 +124,7 @@ class Recipe:
     start: Literal["identity", "zero", "authors"] = "identity"
     authors: AuthorsStart | None = None
     rotate: Literal["one-hot", "soft"] = "soft"
-    mix_start: Literal["identity", "zero"] | float = "identity"
+    mix_start: Literal["identity", "zero"] | float | int = "identity"
     freeze_mix_gate: bool = False
     weight_std: float = 0.0
     gate: float = 0.01

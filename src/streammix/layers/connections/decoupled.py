@@ -69,7 +69,7 @@ class DecoupledConnection(
 
     def coefficients(
         self, x: Float[Tensor, "*batch n C"]
-    ) -> tuple[Float[Tensor, "*batch k n"], Float[Tensor, "*batch n"], Float[Tensor, "*batch n n"]]:
+    ) -> tuple[Float[Tensor, "..."], Float[Tensor, "*batch n"], Float[Tensor, "*batch n n"]]:
         """pre (..., k, n), or (..., n) for k = 1, post and H_res for these streams, in float32 at least."""
         self.check(x)
         pre, post, res = self.logits(x)
