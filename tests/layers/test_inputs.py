@@ -250,7 +250,7 @@ def test_traces_have_every_read_and_their_mean(seed):
 
 
 @pytest.mark.parametrize("static", [True, False])
-def test_copies_meta_half_precision_and_compilation(static, seed):
+def test_copies_meta_half_precision_and_compile(static, seed):
     recipe = dsr(static_reads=static)
     stack, x = perturbed(sm.Stack(branches(), DIM, recipe=recipe), 0.1), torch.randn(2, 5, DIM)
     out = stack(x)

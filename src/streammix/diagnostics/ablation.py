@@ -167,8 +167,8 @@ def frozen(model: nn.Module, routing: Sequence[Routing], change: Change) -> Iter
             )
         return routing[depth]
 
-    def joined(site: Connection) -> Callable[..., tuple[Tensor, Finish]]:
-        def join(x: Tensor, *carried: Tensor) -> tuple[Tensor, Finish]:
+    def joined(site: Connection) -> Callable[..., tuple[Any, Finish]]:
+        def join(x: Tensor, *carried: Tensor) -> tuple[Any, Finish]:
             one = following()
 
             def finish(y: Tensor) -> Any:

@@ -33,7 +33,7 @@ def mix_logits(recipe: Recipe, identity_logits: Tensor) -> Tensor:
     """The logits of H_res with start "identity"."""
     if isinstance(recipe.mix_start, str):
         return identity_logits if recipe.mix_start == "identity" else torch.zeros_like(identity_logits)
-    made = near_identity_square(math.isqrt(len(identity_logits)), recipe.mix_start)
+    made = near_identity_square(math.isqrt(len(identity_logits)), float(recipe.mix_start))
     if len(made) != len(identity_logits):
         raise ValueError(
             f"mix_start: got {recipe.mix_start!r} with a manifold of {len(identity_logits)} logits; accepted: numbers"
