@@ -13,13 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from streammix.lab import text
-from streammix.lab.config import RESIDUAL, Config, choices, from_dict, read_config
+from streammix.lab.config import Config, choices, from_dict, read_config
 from streammix.lab.errors import LabError
 from streammix.lab.files import clear_scratch, discard_folder, locked, read_json, write_json
 from streammix.lab.text.bigram import bigram_loss
 from streammix.lab.training.train import PARENT
 
-DEFAULT = (RESIDUAL, "hc", "mhc", "mhc-sinkhorn", "ohc")
 NAME = "compare.json"
 
 

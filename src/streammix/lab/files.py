@@ -138,6 +138,18 @@ def open_own(path: Path, flags: int) -> BinaryIO:
     return os.fdopen(descriptor, "r+b" if flags & os.O_RDWR else "ab", buffering=0)
 
 
+def append(file: BinaryIO, path: Path, content: bytes) -> None:
+    """Append to an unbuffered file; a disk that fills up in the middle of it leaves the file as it was."""
+    before = os.fstat(file.fileno()).st_size
+    try:
+        with naming(path):
+            while content:
+                content = content[file.write(content) :]
+    except OSError:
+        os.truncate(file.fileno(), before)
+        raise
+
+
 def write_json(path: Path, value: Any) -> None:
     replace_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 

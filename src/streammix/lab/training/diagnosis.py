@@ -17,7 +17,7 @@ from streammix import diagnostics
 from streammix.diagnostics import GainsByDepth, Summary
 from streammix.lab import text
 from streammix.lab.config import Config
-from streammix.lab.files import naming, open_own, replace_file
+from streammix.lab.files import append, open_own, replace_file
 from streammix.lab.maps import labels, unmapped
 from streammix.lab.model import GPT
 from streammix.lab.training.metrics import lines_of
@@ -64,15 +64,7 @@ class Diagnosis:
         if not self.on or step <= self.last:
             return
         self.last = step
-        line = to_line(step, measure(model, self.tokens, bf16=self.config.bf16))
-        before = os.fstat(self.file.fileno()).st_size
-        try:
-            with naming(self.path):
-                while line:
-                    line = line[self.file.write(line) :]
-        except OSError:
-            os.truncate(self.file.fileno(), before)
-            raise
+        append(self.file, self.path, to_line(step, measure(model, self.tokens, bf16=self.config.bf16)))
 
     def __enter__(self) -> "Diagnosis":
         return self

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from streammix.lab.files import naming, open_own, replace_file
+from streammix.lab.files import append, open_own, replace_file
 from streammix.lab.training.board import Board
 
 NAME = "metrics.jsonl"
@@ -66,15 +66,7 @@ class Metrics:
 
     def write(self, step: int, kind: str, **values: float) -> None:
         """Append one record; a disk that fills up in the middle of it leaves the file as it was."""
-        line = json.dumps({"step": step, "kind": kind, **values}).encode() + b"\n"
-        before = os.fstat(self.file.fileno()).st_size
-        try:
-            with naming(self.path):
-                while line:
-                    line = line[self.file.write(line) :]
-        except OSError:
-            os.truncate(self.file.fileno(), before)
-            raise
+        append(self.file, self.path, json.dumps({"step": step, "kind": kind, **values}).encode() + b"\n")
         for name, value in values.items():
             self.board.add(step, f"{name}/{kind}", value)
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ... import manifolds, recipes
+from ... import functional, manifolds, recipes
 from ..._checks import check_floating, check_integer
 from ...manifolds import Manifold
 from ...manifolds.base import Guarantees
@@ -33,8 +33,8 @@ class Connection(nn.Module):
 
         class Mine(Connection, wiring=Wiring("mine", logits=("flattened",), endings=("mean",))): ...
 
-    A subclass gives `build`, `begin`, `coefficients`, `read`, `write` and `ending`; or, where its order is another,
-    `join` in place of the three in the middle.
+    A subclass gives `build`, `begin`, `coefficients` and `ending`, and `read` and `write` where they are not those of
+    streams as wide as a branch; or, where its order is another, `join` in place of coefficients, read and write.
 
     Args:
         branch: maps (..., C) to (..., C), its own normalisation included, without a residual of its own. Further
@@ -144,13 +144,13 @@ class Connection(nn.Module):
         """pre, post and H_res for this state, in float32 at least."""
         raise NotImplementedError
 
-    def read(self, x: Tensor, pre: Tensor) -> Float[Tensor, "*batch C"]:
-        """The branch's input."""
-        raise NotImplementedError
+    def read(self, x: Tensor, pre: Tensor) -> Any:
+        """The branch's input, or several: for streams as wide as a branch, their weighted sum."""
+        return functional.read(x, pre)
 
     def write(self, x: Tensor, y: Float[Tensor, "*batch C"], post: Tensor, res: Tensor) -> Tensor:
-        """The state after the site, y being the branch's output."""
-        raise NotImplementedError
+        """The streams after the site, y being the branch's output, without what the wiring carries beside them."""
+        return functional.write(x, y, post, res)
 
     @classmethod
     def ending(cls, recipe: Recipe, dim: int, streams: int) -> nn.Module:

@@ -85,7 +85,7 @@ class DecoupledConnection(
         pre, post, res = self.coefficients(x)
         return self.read(x, pre), lambda y: self.write(x, y, post, res)
 
-    def read(self, x: Float[Tensor, "*batch n C"], pre: Float[Tensor, "..."]) -> Inputs:  # type: ignore[override]
+    def read(self, x: Float[Tensor, "*batch n C"], pre: Float[Tensor, "..."]) -> Inputs:
         """One input of the branch for weights (..., n), a tuple of k for (..., k, n)."""
         if pre.ndim < x.ndim:
             return functional.read(x, pre)

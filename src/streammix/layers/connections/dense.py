@@ -2,25 +2,23 @@
 
 from typing import cast
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...manifolds import Manifold
 from ...recipes import Recipe, Wiring
 from ..generators import Dense, Generator, Start, Static
-from .base import Connection, Finish, Inputs, State, unmixed
+from .base import Finish, Inputs, unmixed
 from .branches import chosen_inputs
 from .combine import check_output
 from .gain import Gain
-from .history import History, block_of, check_history, check_settings, weighted_sum
-from .hyper import check_width
+from .history import History, HistoryConnection, block_of, check_history, check_settings, weighted_sum
 
 AFTER = 1e-3  # gains of the norms after sums in a new network
 
 
 class DenseConnection(
-    Connection,
+    HistoryConnection,
     wiring=Wiring(
         "dense", logits=("dense", "static"), endings=("dense",), optional=("block", "inputs", "multiway", "norms")
     ),
@@ -57,7 +55,6 @@ class DenseConnection(
     """
 
     unmapped = "the weights of dense connections, over states instead of streams, are not shown"
-    carries = True
 
     def build(self, manifold: str | Manifold | None) -> None:
         options = self.recipe.connection_options
@@ -76,13 +73,6 @@ class DenseConnection(
         self.logits: nn.Module = weights_of(self.recipe, self.dim, self.sources, self.ways) if sums else nn.Identity()
         self.norm = Gain(self.dim, self.recipe.norm_eps, 1.0) if norms and self.opens else None
         self.after = Gain(self.dim, self.recipe.norm_eps, AFTER, self.ways) if norms and sums else None
-
-    def state_sizes(self) -> tuple[tuple[int, ...], ...]:
-        return ((self.dim,),) * self.sources
-
-    def begin(self, x: Float[Tensor, "*batch C"]) -> State:
-        check_width(x, self.dim)
-        return (x,)
 
     def weights(self, *state: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch ways sources"]:
         """A for the state before this site, in float32 at least.
@@ -115,10 +105,6 @@ class DenseConnection(
             return (*before, (residual + y).to(x.dtype))
 
         return inputs if len(inputs) > 1 else inputs[0], finish
-
-    def streams_of(self, x: State) -> Tensor:
-        """The states between blocks (..., sources, C)."""
-        return torch.stack(list(x), -2)
 
     @classmethod
     def ending(cls, recipe: Recipe, dim: int, streams: int) -> nn.Module:

@@ -9,14 +9,13 @@ from torch import Tensor, nn
 from ...manifolds import Manifold
 from ...recipes import Recipe, Wiring
 from ..generators import Query, Start
-from .base import Connection, Finish, State, unmixed
+from .base import Finish, unmixed
 from .combine import check_output
-from .history import History, block_of, check_history, check_settings, weighted_sum
-from .hyper import check_width
+from .history import History, HistoryConnection, block_of, check_history, check_settings, weighted_sum
 
 
 class DepthConnection(
-    Connection, wiring=Wiring("depth-attention", logits=("query",), endings=("attended",), optional=("block",))
+    HistoryConnection, wiring=Wiring("depth-attention", logits=("query",), endings=("attended",), optional=("block",))
 ):
     """A site that reads all outputs so far by attention over them (Attention Residuals, arXiv 2603.15031; Eq. 8-10 of
     Kimi K3's report, arXiv 2607.24653).
@@ -43,7 +42,6 @@ class DepthConnection(
     """
 
     unmapped = "the weights of depth-attention connections, over outputs instead of streams, are not shown"
-    carries = True
 
     def build(self, manifold: str | Manifold | None) -> None:
         check_settings(self.recipe, self.streams, self.activation)
@@ -51,13 +49,6 @@ class DepthConnection(
         self.block = block_of(self.recipe, 1)
         self.sources = 1 + -(-self.site // self.block)
         self.logits: nn.Module = query(self.recipe, self.dim) if self.sources > 1 else nn.Identity()
-
-    def state_sizes(self) -> tuple[tuple[int, ...], ...]:
-        return ((self.dim,),) * self.sources
-
-    def begin(self, x: Float[Tensor, "*batch C"]) -> State:
-        check_width(x, self.dim)
-        return (x,)
 
     def weights(self, *state: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch sources"]:
         """a for the state before this site, in float32 at least."""
@@ -75,10 +66,6 @@ class DepthConnection(
             return (*state, y) if self.site % self.block == 0 else (*state[:-1], state[-1] + y)
 
         return u, finish
-
-    def streams_of(self, x: State) -> Tensor:
-        """The sources (..., sources, C)."""
-        return torch.stack(list(x), -2)
 
     @classmethod
     def ending(cls, recipe: Recipe, dim: int, streams: int) -> nn.Module:

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ... import functional
 from ..._checks import check_integer
 from ...manifolds import Identity, Manifold
 from ...recipes import Recipe, Wiring
@@ -134,19 +133,6 @@ class GroupedConnection(
             return out if self.last else (out, weights)
 
         return self.read(x, pre), finish
-
-    def read(self, x: Float[Tensor, "*batch n C"], pre: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch C"]:
-        return functional.read(x, pre)
-
-    def write(
-        self,
-        x: Float[Tensor, "*batch n C"],
-        y: Float[Tensor, "*batch C"],
-        post: Float[Tensor, "*batch n"],
-        res: Float[Tensor, "*batch n n"],
-    ) -> Float[Tensor, "*batch n C"]:
-        """The streams alone, without the weights that the group's next sites take."""
-        return functional.write(x, y, post, res)
 
     @property
     def last(self) -> bool:

@@ -11,8 +11,28 @@ from torch import Tensor
 from ..._checks import check_floating, check_integer
 from ..._precision import full_precision
 from ...recipes import Recipe
+from .base import Connection, State
+from .hyper import check_width
 
 History = tuple[Float[Tensor, "*batch C"], ...]
+
+
+class HistoryConnection(Connection):
+    """A site whose state is `sources` tensors (..., C), the first of them the state before the first site."""
+
+    sources: int
+    carries = True
+
+    def state_sizes(self) -> tuple[tuple[int, ...], ...]:
+        return ((self.dim,),) * self.sources
+
+    def begin(self, x: Float[Tensor, "*batch C"]) -> State:
+        check_width(x, self.dim)
+        return (x,)
+
+    def streams_of(self, x: State) -> Tensor:
+        """The sources (..., sources, C)."""
+        return torch.stack(list(x), -2)
 
 
 def check_history(state: Sequence[Tensor], sources: int, dim: int, site: int) -> None:

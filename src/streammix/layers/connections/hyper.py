@@ -87,18 +87,6 @@ class HyperConnection(
         pre, post, res = self.logits(x)
         return read_weights(self.recipe, pre), self.write_weights(post), self.manifold(res)
 
-    def read(self, x: Float[Tensor, "*batch n C"], pre: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch C"]:
-        return functional.read(x, pre)
-
-    def write(
-        self,
-        x: Float[Tensor, "*batch n C"],
-        y: Float[Tensor, "*batch C"],
-        post: Float[Tensor, "*batch n"],
-        res: Float[Tensor, "*batch n n"],
-    ) -> Float[Tensor, "*batch n C"]:
-        return functional.write(x, y, post, res)
-
     @classmethod
     def ending(cls, recipe: Recipe, dim: int, streams: int) -> nn.Module:
         return Collapse(dim, streams, recipe)

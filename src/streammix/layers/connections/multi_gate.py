@@ -81,9 +81,6 @@ class MultiGateConnection(
         post = self.gates(x)
         return pre, post, diagonal(1 - post)
 
-    def read(self, x: Float[Tensor, "*batch n C"], pre: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch C"]:
-        return functional.read(x, pre)
-
     def write(
         self,
         x: Float[Tensor, "*batch n C"],
@@ -92,7 +89,7 @@ class MultiGateConnection(
         res: Float[Tensor, "*batch n n"],
     ) -> Float[Tensor, "*batch n C"]:
         check_output(self.branch, y, x.shape[:-2], self.dim)
-        return functional.write(x, y, post, res)
+        return super().write(x, y, post, res)
 
     @classmethod
     def ending(cls, recipe: Recipe, dim: int, streams: int) -> nn.Module:
